@@ -1,0 +1,76 @@
+# `make demo` and `make test` set up everything they need below this folder.
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+STUBS_VENV := .venv-stubs
+STUBS_INSTALLED := $(STUBS_VENV)/.installed
+PIP := -m pip --disable-pip-version-check --quiet
+PYPROJECTS := pyproject.toml engine/pyproject.toml client/pyproject.toml
+PROTO := protos/propfirm/challenge/v1/challenge.proto
+PYTEST ?= $(BIN)/python -m pytest
+
+.PHONY: help setup demo serve test lint types imports proto stubs stubs-check lock ci clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(INSTALLED) ## make the virtual environment from the lock file
+
+$(INSTALLED): requirements/dev.lock $(PYPROJECTS)
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python $(PIP) install --require-hashes -r requirements/dev.lock
+	$(BIN)/python $(PIP) install --no-deps --no-build-isolation -e ./engine -e ./client -e .
+	@touch $@
+
+demo: $(INSTALLED) ## run two real trading accounts through the service
+	$(BIN)/challenge-engine demo
+
+serve: $(INSTALLED) ## start the service on the embedded PostgreSQL
+	$(BIN)/challenge-engine serve
+
+test: $(INSTALLED) ## run every test (a real PostgreSQL is started for it)
+	$(PYTEST) tests
+
+lint: $(INSTALLED) ## ruff: style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED) ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(INSTALLED) ## which room may import which
+	$(BIN)/lint-imports
+
+proto: $(INSTALLED) ## buf: lint, and no break against the released contract
+	$(BIN)/buf lint
+	$(BIN)/buf breaking --against protos/released.binpb
+
+$(STUBS_INSTALLED): requirements/stubs.lock
+	$(PYTHON) -m venv --clear $(STUBS_VENV)
+	$(STUBS_VENV)/bin/python $(PIP) install --require-hashes -r requirements/stubs.lock
+	@touch $@
+
+stubs: $(STUBS_INSTALLED) ## generate the Python stubs from the contract
+	$(STUBS_VENV)/bin/python -m grpc_tools.protoc -I protos --python_out=client --pyi_out=client --grpc_python_out=client $(PROTO)
+
+stubs-check: $(STUBS_INSTALLED) ## fail when the committed stubs are not what the contract generates
+	@rm -rf build/stubs && mkdir -p build/stubs
+	$(STUBS_VENV)/bin/python -m grpc_tools.protoc -I protos --python_out=build/stubs --pyi_out=build/stubs --grpc_python_out=build/stubs $(PROTO)
+	@for file in challenge_pb2.py challenge_pb2.pyi challenge_pb2_grpc.py; do \
+		diff -u client/propfirm/challenge/v1/$$file build/stubs/propfirm/challenge/v1/$$file || exit 1; done
+	@echo "generated stubs are current"
+
+LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	--no-emit-package challenge-rules --no-emit-package challenge-client
+lock: ## compile the lock files again (needs uv)
+	$(LOCK) --extra dev pyproject.toml -o requirements/dev.lock
+	$(LOCK) pyproject.toml -o requirements/service.lock
+	$(LOCK) requirements/stubs.in -o requirements/stubs.lock
+
+ci: ## everything that must hold before a change lands
+	bash .ci/run
+
+clean: ## remove environments and caches
+	rm -rf $(VENV) $(STUBS_VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
