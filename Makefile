@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 STUBS_VENV := .venv-stubs
 STUBS_INSTALLED := $(STUBS_VENV)/.installed
-PIP := -m pip --disable-pip-version-check --quiet
+PIP := -m pip --disable-pip-version-check -qq
 PYPROJECTS := pyproject.toml engine/pyproject.toml client/pyproject.toml
 PROTO := protos/propfirm/challenge/v1/challenge.proto
 PYTEST ?= $(BIN)/python -m pytest
@@ -19,9 +19,10 @@ help: ## show this list
 setup: $(INSTALLED) ## make the virtual environment from the lock file
 
 $(INSTALLED): requirements/dev.lock $(PYPROJECTS)
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python $(PIP) install --require-hashes -r requirements/dev.lock
-	$(BIN)/python $(PIP) install --no-deps --no-build-isolation -e ./engine -e ./client -e .
+	@echo "setting up $(VENV) from the lock file (about a minute)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python $(PIP) install --require-hashes -r requirements/dev.lock
+	@$(BIN)/python $(PIP) install --no-deps --no-build-isolation -e ./engine -e ./client -e .
 	@touch $@
 
 demo: $(INSTALLED) ## run two real trading accounts through the service
@@ -33,9 +34,11 @@ serve: $(INSTALLED) ## start the service on the embedded PostgreSQL
 test: $(INSTALLED) ## run every test (a real PostgreSQL is started for it)
 	$(PYTEST) tests
 
-lint: $(INSTALLED) ## ruff: style and formatting
+lint: $(INSTALLED) ## style, formatting, Dockerfile and compose file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 
 types: $(INSTALLED) ## mypy, strict
 	$(BIN)/mypy
@@ -48,8 +51,8 @@ proto: $(INSTALLED) ## buf: lint, and no break against the released contract
 	$(BIN)/buf breaking --against protos/released.binpb
 
 $(STUBS_INSTALLED): requirements/stubs.lock
-	$(PYTHON) -m venv --clear $(STUBS_VENV)
-	$(STUBS_VENV)/bin/python $(PIP) install --require-hashes -r requirements/stubs.lock
+	@$(PYTHON) -m venv --clear $(STUBS_VENV)
+	@$(STUBS_VENV)/bin/python $(PIP) install --require-hashes -r requirements/stubs.lock
 	@touch $@
 
 stubs: $(STUBS_INSTALLED) ## generate the Python stubs from the contract
@@ -67,6 +70,7 @@ LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --
 lock: ## compile the lock files again (needs uv)
 	$(LOCK) --extra dev pyproject.toml -o requirements/dev.lock
 	$(LOCK) pyproject.toml -o requirements/service.lock
+	$(LOCK) requirements/build.in -o requirements/build.lock
 	$(LOCK) requirements/stubs.in -o requirements/stubs.lock
 
 ci: ## everything that must hold before a change lands

@@ -65,8 +65,14 @@ class ChallengeEngine:
         looks at a clock). The checks below stand in their binding order.
 
         Raises `TradeIdReusedError`, `ChallengeTerminalError`, `TradeInFutureError`, `TradeOutOfOrderError`,
-        `SequenceMismatchError` or `EquityOutOfRangeError`; the state is then unchanged.
+        `SequenceMismatchError` or `EquityOutOfRangeError`; the state is then unchanged. A challenge made with another
+        version of the rules than this engine's is a plain `ValueError`.
         """
+        if state.terms.rules_version != self.rules.version:
+            raise ValueError(
+                f"challenge {state.terms.challenge_id} is decided by rules version {state.terms.rules_version},"
+                f" not {self.rules.version}"
+            )
         if recorded is not None:
             return Outcome(replay(recorded, trade), state, ())
         if state.status in TERMINAL:

@@ -40,6 +40,12 @@ def format_scaled(units: int, places: int) -> str:
     return f"{sign}{whole}." + f"{fraction:0{places}d}".rstrip("0")
 
 
+def parse_scaled(text: str, places: int) -> int:
+    """The integer that `format_scaled` wrote, of any size."""
+    whole, _, fraction = text.partition(".")
+    return int(whole + fraction.ljust(places, "0"))
+
+
 def format_amount(units: int) -> str:
     """The shortest text of an amount: `100000`, `0.5`, `-0.00000001`."""
     return format_scaled(units, DECIMAL_PLACES)

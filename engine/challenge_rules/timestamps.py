@@ -41,6 +41,11 @@ def to_iso(microseconds: int) -> str:
     return to_datetime(microseconds).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def from_iso(text: str) -> int:
+    """The moment that `to_iso` wrote."""
+    return from_datetime(datetime.fromisoformat(text))
+
+
 def trading_day(microseconds: int) -> int:
     """The UTC calendar day of a moment, as days since 1970-01-01."""
     return microseconds // MICROSECONDS_PER_DAY

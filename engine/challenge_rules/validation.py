@@ -158,7 +158,8 @@ class FieldChecks:
 
 
 def _has_control(text: str) -> bool:
-    return any(unicodedata.category(character) == "Cc" for character in text)
+    """Whether there is a control character, or half of a surrogate pair, which no UTF-8 can carry."""
+    return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
 
 def _shown(value: str) -> str:

@@ -1,0 +1,107 @@
+"""Makes challenges, each in a transaction of its own: creations are rare beside trades."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import fields
+
+from challenge_engine import queries, rows
+from challenge_engine.backoff import MAX_ATTEMPTS, RETRY_AFTER_S, back_off
+from challenge_engine.database import CONFLICTS, UNAVAILABLE, Connection, Database, brief
+from challenge_rules import ChallengeEngine, ChallengeEvent, ChallengeState, ChallengeTerms, Limits
+from challenge_rules.errors import (
+    ChallengeExistsError,
+    DatabaseUnavailableError,
+    OutcomeUnknownError,
+    OverloadedError,
+    WriteConflictError,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_CREATING = 4
+MAX_WAITING_TO_CREATE = 1000
+
+
+class ChallengeCreator:
+    """Creates challenges, or finds that they exist. A few at a time; the rest wait, up to a bound."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._turns = asyncio.Semaphore(MAX_CREATING)
+        self._waiting = 0
+
+    async def create(self, terms: ChallengeTerms) -> tuple[ChallengeState, ChallengeEvent | None]:
+        """The challenge, and its CHALLENGE_CREATED event; or as it is now, and None, if it exists with the same terms.
+
+        Terms are compared without `created_at` and `rules_version`. Raises `ChallengeExistsError` naming the differing
+        fields, `DatabaseUnavailableError`, `OutcomeUnknownError`, `WriteConflictError` or `OverloadedError`.
+        """
+        async with self._turn():
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                try:
+                    return await self._try(terms)
+                except CONFLICTS as error:
+                    logger.info("creating %s: %s", terms.challenge_id, brief(error))
+                    await back_off(attempt)
+                except UNAVAILABLE as error:
+                    logger.warning("creating %s: %s", terms.challenge_id, brief(error))
+                    raise DatabaseUnavailableError from None
+            raise WriteConflictError
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        if self._waiting >= MAX_WAITING_TO_CREATE:
+            raise OverloadedError(RETRY_AFTER_S)
+        self._waiting += 1
+        try:
+            async with self._turns:
+                yield
+        finally:
+            self._waiting -= 1
+
+    async def _try(self, terms: ChallengeTerms) -> tuple[ChallengeState, ChallengeEvent | None]:
+        state, event = ChallengeEngine().create(terms)
+        async with self._database.connection() as connection:
+            cursor = await connection.execute(queries.INSERT_CHALLENGE, (rows.challenge_to_json(terms),))
+            if cursor.rowcount == 0:
+                return await _existing(connection, terms), None
+            await connection.execute(queries.INSERT_EVENTS, (rows.events_to_json([event]),))
+            try:
+                # A caller that leaves now does not interrupt the COMMIT.
+                await asyncio.shield(connection.commit())
+            except CONFLICTS:
+                raise
+            except UNAVAILABLE as error:
+                logger.warning("committing %s: %s", terms.challenge_id, brief(error))
+                raise OutcomeUnknownError(challenge_id=terms.challenge_id) from None
+        return state, event
+
+
+async def _existing(connection: Connection, asked: ChallengeTerms) -> ChallengeState:
+    """The challenge of that id as it is now; `ChallengeExistsError` when it was made with other terms."""
+    cursor = await connection.execute(queries.GET_CHALLENGE, {"challenge_id": asked.challenge_id})
+    row = await cursor.fetchone()
+    assert row is not None
+    existing = rows.challenge_from_row(row)
+    before, now = existing.terms, asked
+    differing = [
+        name
+        for name, differs in (
+            ("initial_balance", before.initial_balance != now.initial_balance),
+            *(
+                (f"limits.{limit.name}", getattr(before.limits, limit.name) != getattr(now.limits, limit.name))
+                for limit in fields(Limits)
+            ),
+            ("currency_code", before.currency_code != now.currency_code),
+            ("labels", before.labels != now.labels),
+        )
+        if differs
+    ]
+    if differing:
+        raise ChallengeExistsError(
+            f"challenge {asked.challenge_id} exists with another {' and '.join(differing)}",
+            differing_fields=",".join(differing),
+        )
+    return existing

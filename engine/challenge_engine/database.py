@@ -1,0 +1,184 @@
+"""The connection to PostgreSQL: the pool, the migrations, and what a database error means."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib import resources
+from typing import Any, cast
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from psycopg import pq
+from psycopg.rows import TupleRow
+from sqlalchemy import create_engine, event, exc, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from challenge_rules.errors import DatabaseUnavailableError
+
+logger = logging.getLogger(__name__)
+
+MIN_SERVER_VERSION = 15
+POOL_SIZE = 10
+POOL_TIMEOUT_S = 10
+CONNECT_TIMEOUT_S = 5
+LOCK_TIMEOUT_S = 1
+STATEMENT_TIMEOUT_S = 15
+IDLE_IN_TRANSACTION_TIMEOUT_S = 60
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+UNAVAILABLE = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    exc.OperationalError,
+    exc.InterfaceError,
+    exc.TimeoutError,
+)
+"""What is raised when the database cannot be reached, and by statements the database itself broke off."""
+
+CONFLICTS = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable)
+"""Another transaction was in the way: nothing was written, and trying again may succeed."""
+
+
+def brief(error: Exception) -> str:
+    """The first line of a database error, for the log alone."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+class DatabaseError(RuntimeError):
+    """The database cannot be used as it is; the message says what to do."""
+
+
+def normalise_url(url: str) -> URL:
+    """A PostgreSQL URL as SQLAlchemy wants it; `postgresql://` and `postgres://` mean psycopg."""
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError:
+        raise DatabaseError("the database URL must look like postgresql://user:password@host:5432/name") from None
+    if parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
+        raise DatabaseError(f"the database must be PostgreSQL, such as postgresql://…; got {parsed.drivername}://…")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+class Database:
+    """A pool of connections to one PostgreSQL database."""
+
+    def __init__(self, url: URL, *, pool_size: int = POOL_SIZE) -> None:
+        self.url = url
+        self.engine: AsyncEngine = create_async_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_S,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+        )
+        event.listen(self.engine.sync_engine, "connect", _configure_session)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A psycopg connection from the pool, outside any transaction; what is not committed is rolled back.
+
+        The statements of the service run on psycopg itself: its pipeline sends several in one round trip.
+        """
+        async with self.engine.connect() as pooled:
+            raw = await pooled.get_raw_connection()
+            connection = cast("Connection", raw.driver_connection)
+            try:
+                yield connection
+            finally:
+                # What is being raised matters more than how the rollback fares; a connection it fails on is dropped.
+                with suppress(psycopg.Error):
+                    await connection.rollback()
+                if connection.closed or connection.info.transaction_status != pq.TransactionStatus.IDLE:
+                    await pooled.invalidate()
+
+    @asynccontextmanager
+    async def dedicated_connection(self) -> AsyncIterator[Connection]:
+        """A connection of one's own in autocommit mode, for what holds it long; closed afterwards."""
+        conninfo = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+        async with connection:
+            yield connection
+
+    async def fetch(self, query: str, parameters: Any = None) -> list[TupleRow]:
+        """The rows of one reading statement; `DatabaseUnavailableError` when the database is away."""
+        try:
+            async with self.connection() as connection:
+                cursor = await connection.execute(cast("Any", query), parameters)
+                return await cursor.fetchall()
+        except UNAVAILABLE as error:
+            logger.warning("a read failed: %s", brief(error))
+            raise DatabaseUnavailableError from None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+
+def _configure_session(dbapi_connection: Any, _record: Any) -> None:
+    """Days are UTC whatever the database's default, and no statement waits without a bound."""
+    cursor = dbapi_connection.cursor()
+    cursor.execute(
+        "SELECT set_config('TimeZone', 'UTC', false), set_config('lock_timeout', %s, false),"
+        " set_config('statement_timeout', %s, false),"
+        " set_config('idle_in_transaction_session_timeout', %s, false),"
+        " set_config('default_transaction_isolation', 'read committed', false)",
+        (f"{LOCK_TIMEOUT_S}s", f"{STATEMENT_TIMEOUT_S}s", f"{IDLE_IN_TRANSACTION_TIMEOUT_S}s"),
+    )
+    cursor.close()
+    dbapi_connection.commit()
+
+
+def migrate(url: URL) -> str:
+    """Bring the schema to the newest revision and return it. Takes an advisory lock, so that two runs queue up."""
+    engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+    config = _alembic_config()
+    try:
+        with engine.begin() as connection:
+            _require_version(connection.dialect.server_version_info)
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('challenge-engine migrate'))")
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+    return newest_revision()
+
+
+def check_revision(url: URL) -> None:
+    """Raise `DatabaseError` unless the database has exactly the schema this release was written for."""
+    engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+    try:
+        with engine.connect() as connection:
+            _require_version(connection.dialect.server_version_info)
+            found = MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+    if found != newest_revision():
+        raise DatabaseError(
+            f"the database has schema revision {found or 'none'}, this release needs {newest_revision()};"
+            " run: challenge-engine migrate --database-url URL"
+        )
+
+
+def newest_revision() -> str:
+    """The revision of the schema this release was written for."""
+    head = ScriptDirectory.from_config(_alembic_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def _alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(resources.files("challenge_engine") / "migrations"))
+    return config
+
+
+def _require_version(version: tuple[int | str, ...] | None) -> None:
+    if version is None or int(version[0]) < MIN_SERVER_VERSION:
+        shown = ".".join(map(str, version or ("unknown",)))
+        raise DatabaseError(f"PostgreSQL {MIN_SERVER_VERSION} or newer is needed, the server is {shown}")

@@ -1,0 +1,88 @@
+"""Gives events their global positions, after commit, one process at a time."""
+
+import asyncio
+import logging
+
+from challenge_engine import queries
+from challenge_engine.database import CONFLICTS, UNAVAILABLE, Database
+from challenge_engine.wakeup import Wakeup, wait_at_most
+
+logger = logging.getLogger(__name__)
+
+POLL_INTERVAL_S = 0.5
+RETRY_INTERVAL_S = 0.5
+MAX_PER_TRANSACTION = 1000
+
+
+class PositionAssigner:
+    """Moves events from the outbox into the log.
+
+    Every process runs one: it looks when its own process has committed events, and every POLL_INTERVAL_S for those of
+    processes that died before they looked. A row lock lets one work at a time, which makes positions gapless.
+    """
+
+    def __init__(self, database: Database, assigned: Wakeup) -> None:
+        self._database = database
+        self._assigned = assigned
+        self._committed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look for events."""
+        self._task = asyncio.create_task(self._run(), name="event-positions")
+
+    async def stop(self) -> None:
+        """Give the events that wait their positions, if the database lets us, and end."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        try:
+            await self.assign_all()
+        except UNAVAILABLE + CONFLICTS:
+            logger.warning("events are left without a position; the next process that starts will give them one")
+
+    def wake(self) -> None:
+        """Say that events have been committed."""
+        self._committed.set()
+
+    async def assign_all(self) -> int:
+        """Give every event that waits its position; returns how many there were."""
+        total = 0
+        while True:
+            assigned = await self._assign_some()
+            total += assigned
+            if assigned < MAX_PER_TRANSACTION:
+                return total
+
+    async def _assign_some(self) -> int:
+        async with self._database.connection() as connection:
+            cursor = await connection.execute(queries.OUTBOX_HAS_ROWS)
+            row = await cursor.fetchone()
+            if row is None or not row[0]:
+                return 0
+            # The lock comes first and in a statement of its own: the next one then sees all that was placed before.
+            await connection.execute(queries.LOCK_LOG)
+            cursor = await connection.execute(queries.ASSIGN_POSITIONS, {"limit": MAX_PER_TRANSACTION})
+            row = await cursor.fetchone()
+            assigned, last = row if row is not None else (0, None)
+            if assigned:
+                await connection.execute(queries.NOTIFY, (str(last),))
+            await connection.commit()
+        if assigned:
+            self._assigned.wake()
+        return int(assigned)
+
+    async def _run(self) -> None:
+        while True:
+            self._committed.clear()
+            try:
+                await self.assign_all()
+            except UNAVAILABLE + CONFLICTS as error:
+                logger.debug("no positions were given: %s", type(error).__name__)
+                await asyncio.sleep(RETRY_INTERVAL_S)
+            except Exception:
+                logger.exception("no positions were given")
+                await asyncio.sleep(RETRY_INTERVAL_S)
+            else:
+                await wait_at_most(self._committed, POLL_INTERVAL_S)

@@ -1,0 +1,184 @@
+"""Every statement the service runs, each with a name and a sentence.
+
+Amounts leave the database as the text of numeric(24,8), moments as microseconds since 1970, days as days since 1970:
+the exact integers of the rules. Amounts and moments enter as text inside one JSON parameter for each statement, which
+was measured at twice the speed of typed array parameters.
+"""
+
+
+def _micros(column: str) -> str:
+    return f"(extract(epoch FROM {column}) * 1000000)::bigint"
+
+
+def _tenthousandths(column: str) -> str:
+    return f"({column} * 10000)::bigint"
+
+
+CHALLENGE_COLUMNS = f"""
+    c.challenge_id::text, c.status, c.status_reason, c.initial_balance::text,
+    {_tenthousandths("c.max_daily_drawdown_pct")}, {_tenthousandths("c.max_total_drawdown_pct")},
+    {_tenthousandths("c.profit_target_pct")}, c.currency_code, c.labels, c.rules_version,
+    c.equity::text, c.peak_equity::text, c.daily_start_equity::text, c.trading_day - DATE '1970-01-01',
+    c.last_sequence, c.event_count,
+    {_micros("c.created_at")}, {_micros("c.activated_at")}, {_micros("c.closed_at")}, {_micros("c.last_executed_at")}
+"""
+
+TRADE_COLUMNS = f"""
+    t.challenge_id::text, t.sequence, t.trade_id, t.realized_pnl::text, {_micros("t.executed_at")}, t.symbol,
+    t.equity::text, t.peak_equity::text, t.daily_start_equity::text,
+    t.previous_status, t.status, t.reason, {_micros("t.recorded_at")}
+"""
+
+EVENT_COLUMNS = f"""
+    e.challenge_id::text, e.challenge_sequence, e.event_type, e.old_status, e.new_status, e.reason,
+    e.trade_id, e.trade_sequence, e.equity::text, e.evaluations, e.terms,
+    {_micros("e.occurred_at")}, {_micros("e.recorded_at")}
+"""
+
+LOCK_CHALLENGES = f"""
+    SELECT {CHALLENGE_COLUMNS} FROM challenges c
+    WHERE c.challenge_id = ANY(%s::uuid[]) ORDER BY c.challenge_id FOR UPDATE
+"""
+"""Locks the challenges of a group and reads them. In challenge_id order, so that two groups never wait in a circle."""
+
+FIND_RECORDED_TRADES = f"""
+    SELECT {TRADE_COLUMNS}
+    FROM unnest(%s::uuid[], %s::text[]) AS asked(challenge_id, trade_id)
+    CROSS JOIN LATERAL (
+        SELECT * FROM trades t WHERE t.challenge_id = asked.challenge_id AND t.trade_id = asked.trade_id LIMIT 1
+    ) t
+"""
+"""Finds which of a group's trades were accepted before. The LIMIT keeps the planner to one index look-up for each."""
+
+INSERT_TRADES = """
+    INSERT INTO trades (
+        challenge_id, sequence, trade_id, realized_pnl, executed_at, symbol, initial_balance,
+        equity, peak_equity, daily_start_equity, previous_status, status, reason, recorded_at)
+    SELECT challenge_id, sequence, trade_id, realized_pnl, executed_at, symbol, initial_balance,
+        equity, peak_equity, daily_start_equity, previous_status, status, reason, recorded_at
+    FROM jsonb_to_recordset(%s::jsonb) AS r(
+        challenge_id uuid, sequence bigint, trade_id text, realized_pnl numeric, executed_at timestamptz, symbol text,
+        initial_balance numeric, equity numeric, peak_equity numeric, daily_start_equity numeric,
+        previous_status text, status text, reason text, recorded_at timestamptz)
+"""
+"""Records the accepted trades of a group."""
+
+UPDATE_CHALLENGES = """
+    UPDATE challenges c SET
+        status = r.status, status_reason = r.status_reason, equity = r.equity, peak_equity = r.peak_equity,
+        daily_start_equity = r.daily_start_equity, trading_day = r.trading_day, last_sequence = r.last_sequence,
+        event_count = r.event_count, activated_at = r.activated_at, closed_at = r.closed_at,
+        last_executed_at = r.last_executed_at
+    FROM jsonb_to_recordset(%s::jsonb) AS r(
+        challenge_id uuid, read_version bigint, status text, status_reason text, equity numeric, peak_equity numeric,
+        daily_start_equity numeric, trading_day date, last_sequence bigint, event_count bigint,
+        activated_at timestamptz, closed_at timestamptz, last_executed_at timestamptz)
+    WHERE c.challenge_id = r.challenge_id AND c.version = r.read_version
+"""
+"""Moves the challenges of a group on, each only from the version that was read."""
+
+INSERT_EVENTS = """
+    WITH recorded AS (
+        INSERT INTO challenge_events (
+            challenge_id, challenge_sequence, event_type, old_status, new_status, reason, trade_id, trade_sequence,
+            equity, evaluations, terms, occurred_at, recorded_at)
+        SELECT challenge_id, challenge_sequence, event_type, old_status, new_status, reason, trade_id, trade_sequence,
+            equity, evaluations, terms, occurred_at, recorded_at
+        FROM jsonb_to_recordset(%s::jsonb) AS r(
+            challenge_id uuid, challenge_sequence bigint, event_type text, old_status text, new_status text,
+            reason text, trade_id text, trade_sequence bigint, equity numeric, evaluations jsonb, terms jsonb,
+            occurred_at timestamptz, recorded_at timestamptz)
+        RETURNING challenge_id, challenge_sequence
+    )
+    INSERT INTO event_outbox (challenge_id, challenge_sequence)
+    SELECT challenge_id, challenge_sequence FROM recorded ORDER BY challenge_id, challenge_sequence
+"""
+"""Records the events of a transaction, and that they wait for a position."""
+
+INSERT_CHALLENGE = """
+    INSERT INTO challenges (
+        challenge_id, initial_balance, max_daily_drawdown_pct, max_total_drawdown_pct, profit_target_pct,
+        currency_code, labels, rules_version, equity, peak_equity, daily_start_equity, created_at)
+    SELECT challenge_id, initial_balance, max_daily_drawdown_pct, max_total_drawdown_pct, profit_target_pct,
+        currency_code, labels, rules_version, initial_balance, initial_balance, initial_balance, created_at
+    FROM jsonb_to_record(%s::jsonb) AS r(
+        challenge_id uuid, initial_balance numeric, max_daily_drawdown_pct numeric, max_total_drawdown_pct numeric,
+        profit_target_pct numeric, currency_code text, labels jsonb, rules_version integer, created_at timestamptz)
+    ON CONFLICT (challenge_id) DO NOTHING
+"""
+"""Makes a challenge, unless there is one of that id; waits for another transaction that is just making it."""
+
+GET_CHALLENGE = f"SELECT {CHALLENGE_COLUMNS} FROM challenges c WHERE c.challenge_id = %(challenge_id)s::uuid"
+"""Reads one challenge."""
+
+GET_TRADE = f"""
+    SELECT {TRADE_COLUMNS} FROM trades t
+    WHERE t.challenge_id = %(challenge_id)s::uuid AND t.sequence = %(sequence)s
+"""
+"""Reads one trade by its sequence."""
+
+LIST_CHALLENGES = f"""
+    SELECT {CHALLENGE_COLUMNS} FROM challenges c WHERE {{conditions}}
+    ORDER BY c.created_at, c.challenge_id LIMIT %(limit)s
+"""
+"""A page of challenges, oldest first."""
+
+CHALLENGES_AFTER = "(c.created_at, c.challenge_id) > (%(after_created)s::timestamptz, %(after_id)s::uuid)"
+CHALLENGES_WITH_STATUS = "c.status = ANY(%(statuses)s)"
+CHALLENGES_WITH_LABELS = "c.labels @> %(labels)s::jsonb"
+CHALLENGES_CLOSED_FROM = "c.closed_at >= %(closed_from)s::timestamptz"
+CHALLENGES_CLOSED_BEFORE = "c.closed_at < %(closed_before)s::timestamptz"
+
+LIST_TRADES = f"""
+    SELECT {TRADE_COLUMNS} FROM trades t
+    WHERE t.challenge_id = %(challenge_id)s::uuid AND t.sequence BETWEEN %(first)s AND %(last)s
+    ORDER BY t.sequence LIMIT %(limit)s
+"""
+"""A page of one challenge's trades."""
+
+LAST_POSITION = "SELECT coalesce(max(position), 0) FROM event_positions"
+"""The end of the log. Positions are given one transaction after the other, so everything before it is visible too."""
+
+LIST_EVENTS = f"""
+    SELECT p.position, {EVENT_COLUMNS}
+    FROM event_positions p JOIN challenge_events e USING (challenge_id, challenge_sequence)
+    WHERE p.position > %(after)s AND p.position <= %(last)s {{conditions}}
+    ORDER BY p.position LIMIT %(limit)s
+"""
+"""A page of events by position."""
+
+EVENTS_OF_CHALLENGES = "AND p.challenge_id = ANY(%(challenge_ids)s::uuid[])"
+EVENTS_WITH_STATUS = "AND e.new_status = ANY(%(new_statuses)s)"
+
+LOG_ID = "SELECT log_id::text FROM event_log"
+"""The identity of this log."""
+
+OUTBOX_HAS_ROWS = "SELECT EXISTS (SELECT FROM event_outbox)"
+"""Whether any event waits for its position."""
+
+LOCK_LOG = "SELECT FROM event_log FOR UPDATE"
+"""Admits one giver of positions at a time, until its transaction ends."""
+
+ASSIGN_POSITIONS = """
+    WITH waiting AS (
+        DELETE FROM event_outbox
+        WHERE outbox_id IN (SELECT outbox_id FROM event_outbox ORDER BY outbox_id LIMIT %(limit)s)
+        RETURNING outbox_id, challenge_id, challenge_sequence
+    ), placed AS (
+        INSERT INTO event_positions (position, challenge_id, challenge_sequence)
+        SELECT (SELECT coalesce(max(position), 0) FROM event_positions) + row_number() OVER (ORDER BY outbox_id),
+            challenge_id, challenge_sequence
+        FROM waiting
+        RETURNING position
+    )
+    SELECT count(*), max(position) FROM placed
+"""
+"""Gives the next positions to the events that wait, in the order in which they came.
+
+An event's outbox_id is drawn while its challenge is locked, so the events of one challenge keep their order; and one
+that committed before another began has the smaller outbox_id, so causes come before their effects.
+"""
+
+NOTIFY_CHANNEL = "challenge_events"
+NOTIFY = f"SELECT pg_notify('{NOTIFY_CHANNEL}', %s)"
+"""Wakes the readers of the log in every process."""

@@ -1,0 +1,249 @@
+"""The one mapping between the rows of the database and the values of the rules."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from challenge_rules import (
+    ChallengeEngine,
+    ChallengeEvent,
+    ChallengeState,
+    ChallengeStatus,
+    ChallengeTerms,
+    Decision,
+    EventType,
+    Limits,
+    RecordedTrade,
+    Rule,
+    RuleEvaluation,
+    Trade,
+)
+from challenge_rules.limits import format_percentage, parse_percentage
+from challenge_rules.money import DECIMAL_PLACES, format_amount, format_scaled, parse_amount, parse_scaled
+from challenge_rules.rules import OBSERVED_PLACES
+from challenge_rules.timestamps import day_to_iso, from_iso, to_iso
+
+Row = Sequence[Any]
+
+
+def _units(text: str) -> int:
+    """Units of an amount that PostgreSQL prints: numeric(24,8) always shows its eight decimals."""
+    return int(text.replace(".", ""))
+
+
+def challenge_from_row(row: Row) -> ChallengeState:
+    """A challenge from `queries.CHALLENGE_COLUMNS`."""
+    (
+        challenge_id, status, reason, initial_balance, daily_pct, total_pct, target_pct, currency_code, labels,
+        rules_version, equity, peak_equity, daily_start_equity, trading_day, last_sequence, event_count,
+        created_at, activated_at, closed_at, last_executed_at,
+    ) = row  # fmt: skip
+    return ChallengeState(
+        terms=ChallengeTerms(
+            challenge_id=challenge_id,
+            initial_balance=_units(initial_balance),
+            limits=Limits(daily_pct, total_pct, target_pct),
+            currency_code=currency_code,
+            labels=tuple(sorted(labels.items())),
+            rules_version=rules_version,
+            created_at=created_at,
+        ),
+        status=ChallengeStatus(status),
+        status_reason=Rule(reason) if reason else None,
+        equity=_units(equity),
+        peak_equity=_units(peak_equity),
+        daily_start_equity=_units(daily_start_equity),
+        trading_day=trading_day,
+        last_sequence=last_sequence,
+        event_count=event_count,
+        activated_at=activated_at,
+        closed_at=closed_at,
+        last_executed_at=last_executed_at,
+    )
+
+
+def trade_from_row(row: Row, terms: ChallengeTerms, engine: ChallengeEngine) -> RecordedTrade:
+    """A recorded trade from `queries.TRADE_COLUMNS`; its evidence follows from its figures."""
+    (
+        challenge_id, sequence, trade_id, realized_pnl, executed_at, symbol, equity, peak_equity, daily_start_equity,
+        previous_status, status, reason, recorded_at,
+    ) = row  # fmt: skip
+    evidence = engine.rules.evaluate(
+        terms.limits,
+        initial_balance=terms.initial_balance,
+        daily_start_equity=_units(daily_start_equity),
+        peak_equity=_units(peak_equity),
+        equity=_units(equity),
+    )
+    decision = Decision(
+        challenge_id=challenge_id,
+        trade_id=trade_id,
+        sequence=sequence,
+        replayed=False,
+        previous_status=ChallengeStatus(previous_status),
+        status=ChallengeStatus(status),
+        reason=Rule(reason) if reason else None,
+        equity=_units(equity),
+        peak_equity=_units(peak_equity),
+        daily_start_equity=_units(daily_start_equity),
+        evaluations=evidence.evaluations,
+        executed_at=executed_at,
+        recorded_at=recorded_at,
+    )
+    return RecordedTrade(Trade(trade_id, _units(realized_pnl), executed_at, symbol), decision)
+
+
+def event_from_row(row: Row) -> ChallengeEvent:
+    """An event from `queries.EVENT_COLUMNS`."""
+    (
+        challenge_id, challenge_sequence, event_type, old_status, new_status, reason, trade_id, trade_sequence,
+        equity, evaluations, terms, occurred_at, recorded_at,
+    ) = row  # fmt: skip
+    return ChallengeEvent(
+        challenge_id=challenge_id,
+        challenge_sequence=challenge_sequence,
+        event_type=EventType(event_type),
+        old_status=ChallengeStatus(old_status) if old_status else None,
+        new_status=ChallengeStatus(new_status),
+        reason=Rule(reason) if reason else None,
+        trade_id=trade_id,
+        trade_sequence=trade_sequence,
+        equity=_units(equity),
+        evaluations=tuple(_evaluation_from_json(evaluation) for evaluation in evaluations),
+        occurred_at=occurred_at,
+        recorded_at=recorded_at,
+        terms=_terms_from_json(challenge_id, terms) if terms else None,
+    )
+
+
+def challenge_to_json(terms: ChallengeTerms) -> str:
+    """The parameter of `queries.INSERT_CHALLENGE`."""
+    return json.dumps({"challenge_id": terms.challenge_id, **_terms_to_json(terms)})
+
+
+def trades_to_json(accepted: Iterable[tuple[RecordedTrade, int]]) -> str:
+    """The parameter of `queries.INSERT_TRADES`, from trades with the initial balance of their challenges."""
+    rows = []
+    for recorded, initial_balance in accepted:
+        trade, decision = recorded.trade, recorded.decision
+        assert decision.recorded_at is not None
+        rows.append(
+            {
+                "challenge_id": decision.challenge_id,
+                "sequence": decision.sequence,
+                "trade_id": trade.trade_id,
+                "realized_pnl": format_amount(trade.realized_pnl),
+                "executed_at": to_iso(trade.executed_at),
+                "symbol": trade.symbol,
+                "initial_balance": format_amount(initial_balance),
+                "equity": format_amount(decision.equity),
+                "peak_equity": format_amount(decision.peak_equity),
+                "daily_start_equity": format_amount(decision.daily_start_equity),
+                "previous_status": decision.previous_status,
+                "status": decision.status,
+                "reason": decision.reason,
+                "recorded_at": to_iso(decision.recorded_at),
+            }
+        )
+    return json.dumps(rows)
+
+
+def challenges_to_json(moved: Iterable[tuple[int, ChallengeState]]) -> str:
+    """The parameter of `queries.UPDATE_CHALLENGES`, from new states with the version that was read."""
+    return json.dumps(
+        [
+            {
+                "challenge_id": state.terms.challenge_id,
+                "read_version": read_version,
+                "status": state.status,
+                "status_reason": state.status_reason,
+                "equity": format_amount(state.equity),
+                "peak_equity": format_amount(state.peak_equity),
+                "daily_start_equity": format_amount(state.daily_start_equity),
+                "trading_day": None if state.trading_day is None else day_to_iso(state.trading_day),
+                "last_sequence": state.last_sequence,
+                "event_count": state.event_count,
+                "activated_at": _iso_or_none(state.activated_at),
+                "closed_at": _iso_or_none(state.closed_at),
+                "last_executed_at": _iso_or_none(state.last_executed_at),
+            }
+            for read_version, state in moved
+        ]
+    )
+
+
+def events_to_json(events: Iterable[ChallengeEvent]) -> str:
+    """The parameter of `queries.INSERT_EVENTS`."""
+    return json.dumps(
+        [
+            {
+                "challenge_id": event.challenge_id,
+                "challenge_sequence": event.challenge_sequence,
+                "event_type": event.event_type,
+                "old_status": event.old_status,
+                "new_status": event.new_status,
+                "reason": event.reason,
+                "trade_id": event.trade_id,
+                "trade_sequence": event.trade_sequence,
+                "equity": format_amount(event.equity),
+                "evaluations": [_evaluation_to_json(evaluation) for evaluation in event.evaluations],
+                "terms": None if event.terms is None else _terms_to_json(event.terms),
+                "occurred_at": to_iso(event.occurred_at),
+                "recorded_at": to_iso(event.recorded_at),
+            }
+            for event in events
+        ]
+    )
+
+
+def _iso_or_none(moment: int | None) -> str | None:
+    return None if moment is None else to_iso(moment)
+
+
+def _evaluation_to_json(evaluation: RuleEvaluation) -> dict[str, object]:
+    return {
+        "rule": evaluation.rule,
+        "limit_pct": format_percentage(evaluation.limit_pct),
+        "observed_pct": format_scaled(evaluation.observed_pct, OBSERVED_PLACES),
+        "triggered": evaluation.triggered,
+        "headroom": format_amount(evaluation.headroom),
+    }
+
+
+def _evaluation_from_json(stored: dict[str, Any]) -> RuleEvaluation:
+    return RuleEvaluation(
+        rule=Rule(stored["rule"]),
+        limit_pct=parse_percentage(stored["limit_pct"]),
+        observed_pct=parse_scaled(stored["observed_pct"], OBSERVED_PLACES),
+        triggered=stored["triggered"],
+        headroom=parse_scaled(stored["headroom"], DECIMAL_PLACES),
+    )
+
+
+def _terms_to_json(terms: ChallengeTerms) -> dict[str, object]:
+    return {
+        "initial_balance": format_amount(terms.initial_balance),
+        "max_daily_drawdown_pct": format_percentage(terms.limits.max_daily_drawdown_pct),
+        "max_total_drawdown_pct": format_percentage(terms.limits.max_total_drawdown_pct),
+        "profit_target_pct": format_percentage(terms.limits.profit_target_pct),
+        "currency_code": terms.currency_code,
+        "labels": dict(terms.labels),
+        "rules_version": terms.rules_version,
+        "created_at": to_iso(terms.created_at),
+    }
+
+
+def _terms_from_json(challenge_id: str, stored: dict[str, Any]) -> ChallengeTerms:
+    return ChallengeTerms(
+        challenge_id=challenge_id,
+        initial_balance=parse_amount(stored["initial_balance"]),
+        limits=Limits(
+            parse_percentage(stored["max_daily_drawdown_pct"]),
+            parse_percentage(stored["max_total_drawdown_pct"]),
+            parse_percentage(stored["profit_target_pct"]),
+        ),
+        currency_code=stored["currency_code"],
+        labels=tuple(sorted(stored["labels"].items())),
+        rules_version=stored["rules_version"],
+        created_at=from_iso(stored["created_at"]),
+    )

@@ -1,0 +1,1 @@
+"""The gRPC server and the operator's command line. Decodes, asks the engine, encodes."""

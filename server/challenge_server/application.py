@@ -1,0 +1,169 @@
+"""Wires the parts together and runs them: the one place that knows them all."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from sqlalchemy.engine import URL
+
+from challenge_engine.database import Database, check_revision, migrate, normalise_url
+from challenge_engine.embedded import EmbeddedPostgres, default_data_dir
+from challenge_engine.event_log import EventListener, EventLog
+from challenge_engine.positions import PositionAssigner
+from challenge_engine.reading import ChallengeReader
+from challenge_engine.trading import TradingService, system_clock
+from challenge_engine.wakeup import Wakeup
+from challenge_rules import ChallengeError
+from challenge_server.handlers import SERVICE, generic_handler
+from challenge_server.servicer import ChallengeServicer
+from challenge_server.settings import ServeSettings
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+STOP_GRACE_S = 20.0
+HEALTH_INTERVAL_S = 1.0
+HEALTH_TIMEOUT_S = 5.0
+MIN_PING_INTERVAL_MS = 5_000
+"""Clients may ping every 10 s; half of that leaves room for their clocks."""
+
+SERVER_OPTIONS = (
+    # Without this, grpc lets a second server bind the same port and take half of the calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+)
+
+
+class PortTakenError(RuntimeError):
+    """The address cannot be listened on."""
+
+
+@contextmanager
+def ready_database(settings: ServeSettings, progress: Callable[[str], None]) -> Iterator[URL]:
+    """The database to use: the given one, its schema checked, or the embedded one, started and migrated."""
+    if settings.database_url is not None:
+        url = normalise_url(settings.database_url)
+        check_revision(url)
+        yield url
+        return
+    with EmbeddedPostgres.open(settings.data_dir or default_data_dir(), progress=progress) as postgres:
+        url = normalise_url(postgres.url)
+        migrate(url)
+        yield url
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop, where there is one: it was measured faster than asyncio's own loop."""
+    if sys.platform == "win32":
+        return asyncio.run(coroutine)
+    import uvloop  # noqa: PLC0415 -- not there on Windows
+
+    return uvloop.run(coroutine)
+
+
+class Application:
+    """One server process: engine, event log, health and the gRPC server."""
+
+    def __init__(self, url: URL, settings: ServeSettings, *, clock: Callable[[], int] = system_clock) -> None:
+        self._settings = settings
+        self._writes = Database(url)
+        self._reads = Database(url)
+        self._news = Wakeup()
+        self._positions = PositionAssigner(self._reads, self._news)
+        self._listener = EventListener(self._reads, self._news)
+        self.trading = TradingService(
+            self._writes,
+            on_commit=self._positions.wake,
+            clock=clock,
+            max_clock_skew=round(settings.max_clock_skew_s * 1_000_000),
+        )
+        self._log = EventLog(self._reads, self._news)
+        self._servicer = ChallengeServicer(self.trading, ChallengeReader(self._reads), self._log, clock=clock)
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self._health_task: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Serve; returns the port. Raises `PortTakenError`."""
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server.add_generic_rpc_handlers((generic_handler(self._servicer),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        try:
+            port = server.add_insecure_port(str(self._settings.listen))
+        except RuntimeError:
+            raise PortTakenError(
+                f"cannot listen on {self._settings.listen}: the port is taken, or the address is not this machine's"
+            ) from None
+        self.trading.start()
+        self._positions.start()
+        self._listener.start()
+        await server.start()
+        self._server = server
+        await self._tell_health(healthy=True)
+        self._health_task = asyncio.create_task(self._watch_health(), name="health")
+        return port
+
+    async def stop(self) -> None:
+        """Finish what was accepted, end the streams after a last heartbeat, close everything."""
+        if self._health_task is not None:
+            self._health_task.cancel()
+            await asyncio.wait([self._health_task])
+        await self._health.enter_graceful_shutdown()
+        self._servicer.draining = True
+        self._news.wake()
+        await self.trading.stop()
+        if self._server is not None:
+            await self._server.stop(STOP_GRACE_S)
+        await self._positions.stop()
+        await self._listener.stop()
+        await self._writes.close()
+        await self._reads.close()
+
+    async def _watch_health(self) -> None:
+        """NOT_SERVING while the database is away."""
+        healthy = True
+        while True:
+            await asyncio.sleep(HEALTH_INTERVAL_S)
+            now_healthy = await self._is_healthy()
+            if now_healthy is not healthy:
+                logger.warning("the database is %s", "back" if now_healthy else "away: NOT_SERVING")
+                healthy = now_healthy
+                await self._tell_health(healthy=healthy)
+
+    async def _is_healthy(self) -> bool:
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                await self._log.last_position()
+        except (ChallengeError, TimeoutError):
+            return False
+        return self.trading.is_running
+
+    async def _tell_health(self, *, healthy: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if healthy else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", SERVICE.full_name):
+            await self._health.set(service, status)
+
+
+async def serve(url: URL, settings: ServeSettings, *, ready: Callable[[int], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then stop cleanly. `ready` is called with the port once it serves."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    application = Application(url, settings)
+    try:
+        ready(await application.start())
+        await stop.wait()
+        logger.info("stopping: finishing what was accepted")
+    finally:
+        await application.stop()

@@ -1,0 +1,147 @@
+"""The demo: two real trading accounts run as challenges, through SDK and gRPC, on a database that is thrown away."""
+
+import asyncio
+import tempfile
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from sqlalchemy.engine import URL
+
+from challenge_client import AsyncChallengeClient, Challenge, ChallengeStatus, Decision, EventMessage, Rule
+from challenge_server.application import Application, ready_database, run
+from challenge_server.fills import Fill, read_fills
+from challenge_server.settings import Address, ServeSettings
+
+INITIAL_BALANCE = Decimal(100_000)
+COLOURS = {ChallengeStatus.FUNDED: "bold green", ChallengeStatus.FAILED: "bold red", ChallengeStatus.ACTIVE: "cyan"}
+
+
+@dataclass(slots=True)
+class Run:
+    """How one account fared."""
+
+    account: str
+    fills: int
+    challenge: Challenge
+    deciding: Decision
+    worst_day: date
+    worst_day_pct: Decimal
+
+    @property
+    def name(self) -> str:
+        """The account's address, shortened."""
+        return f"{self.account[:8]}…"
+
+
+def run_demo(console: Console | None = None) -> list[Run]:
+    """Start everything in a temporary directory, run both accounts, print what happens and a closing table."""
+    console = console or Console()
+    with tempfile.TemporaryDirectory(prefix="challenge-demo-") as directory:
+        console.print(f"Starting PostgreSQL and the server in [bold]{directory}[/]")
+        settings = ServeSettings(Address("127.0.0.1", 0), None, Path(directory) / "data")
+        with ready_database(settings, lambda message: console.print(f"  {message}", style="dim")) as url:
+            runs = run(_serve_and_send(console, url, settings))
+    for finished in runs:
+        _print_run(console, finished)
+    return runs
+
+
+async def _serve_and_send(console: Console, url: URL, settings: ServeSettings) -> list[Run]:
+    application = Application(url, settings)
+    port = await application.start()
+    try:
+        console.print(f"Serving on 127.0.0.1:{port}; sending real fills, one call each\n")
+        return await _run_accounts(console, f"127.0.0.1:{port}", read_fills())
+    finally:
+        await application.stop()
+
+
+async def _run_accounts(console: Console, target: str, accounts: dict[str, list[Fill]]) -> list[Run]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    async with AsyncChallengeClient(target) as client, asyncio.TaskGroup() as tasks:
+        challenges = {
+            account: await client.create_challenge(initial_balance=INITIAL_BALANCE, labels={"account": account})
+            for account in accounts
+        }
+        names = {challenge.challenge_id: f"{account[:8]}…" for account, challenge in challenges.items()}
+        follower = tasks.create_task(_print_events(console, client, names))
+        with Progress(*columns, console=console) as progress:
+            runs = []
+            for account, fills in accounts.items():
+                bar = progress.add_task(f"{account[:8]}…", total=len(fills))
+                runs.append(await _run_account(client, challenges[account], account, fills, progress, bar))
+            await follower
+    return runs
+
+
+async def _run_account(
+    client: AsyncChallengeClient, challenge: Challenge, account: str, fills: list[Fill], progress: Progress, bar: TaskID
+) -> Run:
+    """Send fills until the challenge ends, as a gateway would."""
+    worst = Decimal(0)
+    worst_day = fills[0].executed_at.date()
+    for fill in fills:
+        decision = await client.submit_trade(
+            challenge.challenge_id,
+            trade_id=fill.trade_id,
+            realized_pnl=fill.realized_pnl,
+            executed_at=fill.executed_at,
+            symbol=fill.symbol,
+        )
+        progress.advance(bar)
+        daily = next(e.observed_pct for e in decision.evaluations if e.rule is Rule.MAX_DAILY_DRAWDOWN)
+        if daily > worst:
+            worst, worst_day = daily, decision.executed_at.date()
+        if decision.status in {ChallengeStatus.FAILED, ChallengeStatus.FUNDED}:
+            break
+    return Run(account, len(fills), await client.get_challenge(challenge.challenge_id), decision, worst_day, worst)
+
+
+async def _print_events(console: Console, client: AsyncChallengeClient, names: dict[str, str]) -> None:
+    """Print status changes as they are streamed, until every challenge has ended."""
+    open_challenges = set(names)
+    async for message in client.stream_events(challenge_ids=sorted(names), from_beginning=True):
+        if not isinstance(message, EventMessage) or message.event.old_status is None:
+            continue
+        event = message.event
+        colour = COLOURS[event.new_status]
+        why = f" by {event.reason}" if event.reason else ""
+        console.print(
+            f"  event {event.position}: {names[event.challenge_id]}"
+            f" {event.old_status} → [{colour}]{event.new_status}[/]{why} on trade {event.trade_sequence},"
+            f" equity {event.equity:,f}"
+        )
+        if event.new_status in {ChallengeStatus.FAILED, ChallengeStatus.FUNDED}:
+            open_challenges.discard(event.challenge_id)
+            if not open_challenges:
+                return
+
+
+def _print_run(console: Console, run: Run) -> None:
+    challenge, deciding = run.challenge, run.deciding
+    table = Table(title=f"\nAccount {run.account}", title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    colour = COLOURS[challenge.status]
+    table.add_row("trades sent", f"{deciding.sequence} of {run.fills} fills")
+    table.add_row("final status", f"[{colour}]{challenge.status}[/] on fill {deciding.sequence}")
+    table.add_row("reason", str(challenge.status_reason))
+    table.add_row("equity", f"{challenge.equity:f} {challenge.currency_code}")
+    table.add_row("peak equity", f"{challenge.peak_equity:f} {challenge.currency_code}")
+    table.add_row("worst day", f"{run.worst_day} (drawdown {run.worst_day_pct:f} %)")
+    console.print(table)
+    evidence = Table(title="Evidence of the deciding trade", title_justify="left", title_style="dim")
+    for heading in ("rule", "limit %", "observed %", "triggered", "headroom"):
+        evidence.add_column(heading, justify="left" if heading == "rule" else "right")
+    for row in deciding.evaluations:
+        style = colour if row.triggered else ""
+        triggered = "yes" if row.triggered else "no"
+        evidence.add_row(
+            str(row.rule), f"{row.limit_pct:f}", f"{row.observed_pct:f}", triggered, f"{row.headroom:f}", style=style
+        )
+    console.print(evidence)

@@ -1,0 +1,164 @@
+"""The service of the contract: each method decodes, asks the engine, encodes."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from challenge_engine.event_log import EventFilter, EventLog
+from challenge_engine.ids import uuid7
+from challenge_engine.reading import ChallengeReader, view
+from challenge_engine.submissions import Answer, TradeSubmission
+from challenge_engine.trading import TradingService
+from challenge_rules import ChallengeError
+from challenge_rules.errors import DrainingError, FieldViolation, ValidationError
+from challenge_rules.validation import FieldChecks
+from challenge_server import statuses, wire
+from propfirm.challenge.v1 import challenge_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+MAX_LOGGED_ID = 80
+
+
+class ChallengeServicer:
+    """Implements every method of `ChallengeService`. Raises `ChallengeError`; `handlers` turns that into statuses."""
+
+    def __init__(
+        self, trading: TradingService, reader: ChallengeReader, log: EventLog, *, clock: Callable[[], int]
+    ) -> None:
+        self._trading = trading
+        self._reader = reader
+        self._log = log
+        self._clock = clock
+        self.draining = False
+
+    async def CreateChallenge(self, request: pb.CreateChallengeRequest) -> pb.CreateChallengeResponse:
+        """Make a challenge."""
+        now = self._clock()
+        terms = wire.terms_from(request, new_id=uuid7(now), now=now)
+        state, replayed = await self._trading.create_challenge(terms)
+        return pb.CreateChallengeResponse(challenge=wire.challenge_to(view(state)), replayed=replayed)
+
+    async def SubmitTrade(self, request: pb.SubmitTradeRequest) -> pb.SubmitTradeResponse:
+        """Decide one trade."""
+        try:
+            decision = await self._trading.submit(wire.submission_from(request))
+        except ChallengeError as error:
+            _log_refused(request, error)
+            raise
+        return pb.SubmitTradeResponse(decision=wire.decision_to(decision))
+
+    async def BatchSubmitTrades(self, request: pb.BatchSubmitTradesRequest) -> pb.BatchSubmitTradesResponse:
+        """Decide many trades; a bad one is one rejection."""
+        checks = FieldChecks()
+        checks.at_most(len(request.trades), wire.MAX_BATCH, "trades")
+        checks.raise_if_any()
+        read = [_read_submission(trade, f"trades[{index}].") for index, trade in enumerate(request.trades)]
+        answers = iter(await self._trading.submit_batch([item for item in read if isinstance(item, TradeSubmission)]))
+        results = []
+        for trade, item in zip(request.trades, read, strict=True):
+            answer: Answer = next(answers) if isinstance(item, TradeSubmission) else item
+            if isinstance(answer, ChallengeError):
+                _log_refused(trade, answer)
+                results.append(pb.TradeResult(rejection=statuses.to_rejection(answer)))
+            else:
+                results.append(pb.TradeResult(decision=wire.decision_to(answer)))
+        return pb.BatchSubmitTradesResponse(results=results)
+
+    async def GetChallenge(self, request: pb.GetChallengeRequest) -> pb.GetChallengeResponse:
+        """Answer a challenge, now or as it was."""
+        checks = FieldChecks()
+        challenge_id = checks.challenge_id(request.challenge_id)
+        at_sequence = None
+        if request.HasField("at_sequence"):
+            at_sequence = checks.not_negative(request.at_sequence, "at_sequence")
+        checks.raise_if_any()
+        return pb.GetChallengeResponse(challenge=wire.challenge_to(await self._reader.get(challenge_id, at_sequence)))
+
+    async def ListChallenges(self, request: pb.ListChallengesRequest) -> pb.ListChallengesResponse:
+        """List challenges."""
+        checks = FieldChecks()
+        wanted = wire.challenge_filter_from(request, checks)
+        limit = wire.page_size_from(request.page_size, checks)
+        checks.raise_if_any()
+        views, token = await self._reader.list_challenges(wanted, limit=limit, page_token=request.page_token)
+        return pb.ListChallengesResponse(challenges=map(wire.challenge_to, views), next_page_token=token)
+
+    async def ListTrades(self, request: pb.ListTradesRequest) -> pb.ListTradesResponse:
+        """List the trades of a challenge."""
+        checks = FieldChecks()
+        challenge_id = checks.challenge_id(request.challenge_id)
+        first = checks.not_negative(request.from_sequence, "from_sequence")
+        last = checks.not_negative(request.to_sequence, "to_sequence")
+        limit = wire.page_size_from(request.page_size, checks)
+        checks.raise_if_any()
+        trades, token = await self._reader.list_trades(
+            challenge_id, first=first, last=last, limit=limit, page_token=request.page_token
+        )
+        return pb.ListTradesResponse(trades=map(wire.recorded_trade_to, trades), next_page_token=token)
+
+    async def ListEvents(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
+        """List events by position."""
+        checks = FieldChecks()
+        challenge_ids = (checks.challenge_id(request.challenge_id),) if request.challenge_id else ()
+        wanted = EventFilter(challenge_ids, wire.event_filter_from((), request.new_statuses, checks).new_statuses)
+        after = checks.not_negative(request.after_position, "after_position")
+        limit = wire.page_size_from(request.page_size, checks)
+        checks.raise_if_any()
+        page, token = await self._log.page(wanted, after=after, limit=limit, page_token=request.page_token)
+        return pb.ListEventsResponse(events=map(wire.event_to, page.events), next_page_token=token)
+
+    async def StreamEvents(self, request: pb.StreamEventsRequest) -> AsyncIterator[pb.StreamEventsResponse]:
+        """Follow events; ends with a heartbeat and DRAINING when the server stops."""
+        checks = FieldChecks()
+        wanted = wire.event_filter_from(request.challenge_ids, request.new_statuses, checks)
+        heartbeat_s = wire.heartbeat_from(request, checks)
+        start = request.WhichOneof("start")
+        if start is None:
+            checks.refuse("start", "must be one of after_cursor, after_position, from_beginning, from_now")
+        if start == "after_cursor" and not request.after_cursor:
+            checks.refuse("after_cursor", "must not be empty; use from_beginning or from_now to start without one")
+        checks.raise_if_any()
+        after = await self._start(request, wanted)
+        async for message in self._log.follow(
+            wanted, after=after, heartbeat_s=heartbeat_s, stopping=lambda: self.draining
+        ):
+            yield wire.stream_message_to(message, await self._log.cursor(wanted, message.position))
+        raise DrainingError
+
+    async def _start(self, request: pb.StreamEventsRequest, wanted: EventFilter) -> int:
+        """The position after which a stream begins."""
+        match request.WhichOneof("start"):
+            case "after_cursor":
+                return await self._log.position_of(wanted, request.after_cursor)
+            case "from_beginning":
+                return 0
+            case "from_now":
+                return await self._log.last_position()
+        last = await self._log.last_position()
+        if not 0 <= request.after_position <= last:
+            raise ValidationError(
+                [
+                    FieldViolation(
+                        "after_position", f"must be 0 to {last}, the last position; got {request.after_position}"
+                    )
+                ]
+            )
+        return request.after_position
+
+
+def _read_submission(request: pb.SubmitTradeRequest, prefix: str) -> TradeSubmission | ValidationError:
+    try:
+        return wire.submission_from(request, prefix)
+    except ValidationError as error:
+        return error
+
+
+def _log_refused(request: pb.SubmitTradeRequest, error: ChallengeError) -> None:
+    """One line for each refused trade. What the caller sent is shown escaped, so that it cannot forge a line."""
+    logger.info(
+        "refused trade challenge_id=%s trade_id=%s reason=%s: %s",
+        ascii(request.challenge_id[:MAX_LOGGED_ID]),
+        ascii(request.trade.trade_id[:MAX_LOGGED_ID]),
+        error.reason.value,
+        error.message,
+    )

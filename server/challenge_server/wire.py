@@ -1,0 +1,274 @@
+"""The one mapping between the messages of the contract and the values inside."""
+
+from collections.abc import Iterable
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from challenge_engine.event_log import CaughtUp, EventFilter, Heartbeat, PositionedEvent
+from challenge_engine.reading import ChallengeFilter, ChallengeView
+from challenge_engine.submissions import TradeSubmission
+from challenge_rules import ChallengeStatus, ChallengeTerms, Decision, EventType, Limits, RecordedTrade, Rule, Trade
+from challenge_rules import RuleEvaluation as Evaluation
+from challenge_rules.limits import format_percentage
+from challenge_rules.money import format_amount, format_scaled
+from challenge_rules.rules import CURRENT_RULES_VERSION, OBSERVED_PLACES
+from challenge_rules.timestamps import day_to_iso
+from challenge_rules.validation import FieldChecks
+from propfirm.challenge.v1 import challenge_pb2 as pb
+
+NO_TRADE = Trade("", 0, 0)
+"""Stands in for a trade that is not there, until the violation is raised."""
+
+MAX_BATCH = 500
+MAX_CHALLENGE_IDS = 1000
+DEFAULT_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
+DEFAULT_HEARTBEAT_S = 30.0
+MIN_HEARTBEAT_S = 1
+MAX_HEARTBEAT_S = 3600
+
+_STATUS_TO_WIRE: dict[ChallengeStatus, pb.ChallengeStatus] = {
+    status: getattr(pb, f"CHALLENGE_STATUS_{status.name}") for status in ChallengeStatus
+}
+_STATUS_FROM_WIRE = {number: status for status, number in _STATUS_TO_WIRE.items()}
+_RULE_TO_WIRE: dict[Rule, pb.Rule] = {rule: getattr(pb, f"RULE_{rule.name}") for rule in Rule}
+_EVENT_TYPE_TO_WIRE: dict[EventType, pb.EventType] = {
+    kind: getattr(pb, f"EVENT_TYPE_{kind.name}") for kind in EventType
+}
+
+
+def terms_from(request: pb.CreateChallengeRequest, *, new_id: str, now: int) -> ChallengeTerms:
+    """The terms of a challenge to make, defaults filled in; `ValidationError` names every bad field."""
+    checks = FieldChecks()
+    limits = request.limits
+    terms = ChallengeTerms(
+        challenge_id=checks.challenge_id(request.challenge_id) if request.challenge_id else new_id,
+        initial_balance=checks.initial_balance(request.initial_balance),
+        limits=checks.limits(limits.max_daily_drawdown_pct, limits.max_total_drawdown_pct, limits.profit_target_pct),
+        currency_code=checks.currency_code(request.currency_code),
+        labels=checks.labels(request.labels),
+        rules_version=CURRENT_RULES_VERSION,
+        created_at=now,
+    )
+    checks.raise_if_any()
+    return terms
+
+
+def submission_from(request: pb.SubmitTradeRequest, prefix: str = "") -> TradeSubmission:
+    """A trade to submit; `ValidationError` names every bad field, its path beginning with `prefix`."""
+    checks = FieldChecks(prefix)
+    challenge_id = checks.challenge_id(request.challenge_id)
+    expected_sequence = None
+    if request.HasField("expected_sequence"):
+        expected_sequence = checks.not_negative(request.expected_sequence, "expected_sequence")
+    trade = _trade_from(request, checks)
+    checks.raise_if_any()
+    return TradeSubmission(challenge_id, trade, expected_sequence, request.validate_only)
+
+
+def _trade_from(request: pb.SubmitTradeRequest, checks: FieldChecks) -> Trade:
+    trade = request.trade
+    if not request.HasField("trade"):
+        checks.refuse("trade", "must be set")
+        return NO_TRADE
+    return checks.trade(
+        trade_id=trade.trade_id,
+        realized_pnl=trade.realized_pnl,
+        executed_at=_moment_from(trade.executed_at) if trade.HasField("executed_at") else None,
+        symbol=trade.symbol,
+    )
+
+
+def challenge_filter_from(request: pb.ListChallengesRequest, checks: FieldChecks) -> ChallengeFilter:
+    """Which challenges to list."""
+    return ChallengeFilter(
+        statuses=_statuses_from(request.statuses, "statuses", checks),
+        labels=checks.labels(request.labels),
+        closed_at_from=_optional_moment(request, "closed_at_from", checks),
+        closed_at_before=_optional_moment(request, "closed_at_before", checks),
+    )
+
+
+def event_filter_from(
+    challenge_ids: Iterable[str], new_statuses: Iterable[pb.ChallengeStatus], checks: FieldChecks
+) -> EventFilter:
+    """Which events to read."""
+    ids = list(challenge_ids)
+    checks.at_most(len(ids), MAX_CHALLENGE_IDS, "challenge_ids")
+    return EventFilter(checks.challenge_ids(ids), _statuses_from(new_statuses, "new_statuses", checks))
+
+
+def page_size_from(value: int, checks: FieldChecks) -> int:
+    """How many rows a page has."""
+    return min(checks.not_negative(value, "page_size") or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+def heartbeat_from(request: pb.StreamEventsRequest, checks: FieldChecks) -> float:
+    """The heartbeat interval in seconds."""
+    if not request.HasField("heartbeat_interval"):
+        return DEFAULT_HEARTBEAT_S
+    interval: Duration = request.heartbeat_interval
+    seconds = interval.seconds + interval.nanos / 1e9
+    if not MIN_HEARTBEAT_S <= seconds <= MAX_HEARTBEAT_S:
+        checks.refuse("heartbeat_interval", f"must be {MIN_HEARTBEAT_S} s to {MAX_HEARTBEAT_S} s, got {seconds:g} s")
+    return seconds
+
+
+def _moment_from(timestamp: Timestamp) -> tuple[int, int]:
+    return timestamp.seconds, timestamp.nanos
+
+
+def _optional_moment(request: Message, field: str, checks: FieldChecks) -> int | None:
+    if not request.HasField(field):
+        return None
+    return checks.timestamp(_moment_from(getattr(request, field)), field)
+
+
+def _statuses_from(
+    values: Iterable[pb.ChallengeStatus], field: str, checks: FieldChecks
+) -> tuple[ChallengeStatus, ...]:
+    statuses = []
+    for index, value in enumerate(values):
+        status = _STATUS_FROM_WIRE.get(value)
+        if status is None:
+            allowed = ", ".join(f"CHALLENGE_STATUS_{known.name}" for known in ChallengeStatus)
+            checks.refuse(f"{field}[{index}]", f"must be one of {allowed}; got {value}")
+        else:
+            statuses.append(status)
+    return tuple(statuses)
+
+
+def decision_to(decision: Decision) -> pb.Decision:
+    """A decision on the wire."""
+    return pb.Decision(
+        challenge_id=decision.challenge_id,
+        trade_id=decision.trade_id,
+        sequence=decision.sequence,
+        replayed=decision.replayed,
+        previous_status=_STATUS_TO_WIRE[decision.previous_status],
+        status=_STATUS_TO_WIRE[decision.status],
+        reason=_rule_to(decision.reason),
+        equity=format_amount(decision.equity),
+        peak_equity=format_amount(decision.peak_equity),
+        daily_start_equity=format_amount(decision.daily_start_equity),
+        evaluations=_evaluations_to(decision.evaluations),
+        executed_at=_timestamp(decision.executed_at),
+        recorded_at=_timestamp(decision.recorded_at),
+    )
+
+
+def challenge_to(view: ChallengeView) -> pb.Challenge:
+    """A challenge on the wire."""
+    state = view.state
+    terms = state.terms
+    return pb.Challenge(
+        challenge_id=terms.challenge_id,
+        status=_STATUS_TO_WIRE[state.status],
+        limits=_limits_to(terms.limits),
+        initial_balance=format_amount(terms.initial_balance),
+        equity=format_amount(state.equity),
+        peak_equity=format_amount(state.peak_equity),
+        daily_start_equity=format_amount(state.daily_start_equity),
+        trading_day="" if state.trading_day is None else day_to_iso(state.trading_day),
+        last_sequence=state.last_sequence,
+        version=state.version,
+        status_reason=_rule_to(state.status_reason),
+        currency_code=terms.currency_code,
+        labels=dict(terms.labels),
+        evaluations=_evaluations_to(view.evaluations),
+        created_at=_timestamp(terms.created_at),
+        activated_at=_timestamp(state.activated_at),
+        closed_at=_timestamp(state.closed_at),
+        last_executed_at=_timestamp(state.last_executed_at),
+        rules_version=terms.rules_version,
+    )
+
+
+def recorded_trade_to(recorded: RecordedTrade) -> pb.RecordedTrade:
+    """An accepted trade and its decision on the wire."""
+    trade = recorded.trade
+    return pb.RecordedTrade(
+        trade=pb.Trade(
+            trade_id=trade.trade_id,
+            realized_pnl=format_amount(trade.realized_pnl),
+            executed_at=_timestamp(trade.executed_at),
+            symbol=trade.symbol,
+        ),
+        decision=decision_to(recorded.decision),
+    )
+
+
+def event_to(positioned: PositionedEvent) -> pb.ChallengeEvent:
+    """An event on the wire."""
+    event = positioned.event
+    return pb.ChallengeEvent(
+        position=positioned.position,
+        challenge_id=event.challenge_id,
+        challenge_sequence=event.challenge_sequence,
+        event_type=_EVENT_TYPE_TO_WIRE[event.event_type],
+        old_status=pb.CHALLENGE_STATUS_UNSPECIFIED if event.old_status is None else _STATUS_TO_WIRE[event.old_status],
+        new_status=_STATUS_TO_WIRE[event.new_status],
+        reason=_rule_to(event.reason),
+        trade_id=event.trade_id or "",
+        trade_sequence=event.trade_sequence or 0,
+        equity=format_amount(event.equity),
+        evaluations=_evaluations_to(event.evaluations),
+        occurred_at=_timestamp(event.occurred_at),
+        recorded_at=_timestamp(event.recorded_at),
+        terms=None if event.terms is None else _terms_to(event.terms),
+    )
+
+
+def stream_message_to(message: PositionedEvent | CaughtUp | Heartbeat, cursor: str) -> pb.StreamEventsResponse:
+    """One message of the event stream."""
+    match message:
+        case PositionedEvent():
+            return pb.StreamEventsResponse(cursor=cursor, event=event_to(message))
+        case CaughtUp(position):
+            return pb.StreamEventsResponse(cursor=cursor, caught_up=pb.CaughtUp(position=position))
+        case Heartbeat(position):
+            return pb.StreamEventsResponse(cursor=cursor, heartbeat=pb.Heartbeat(position=position))
+
+
+def _rule_to(rule: Rule | None) -> pb.Rule:
+    return pb.RULE_UNSPECIFIED if rule is None else _RULE_TO_WIRE[rule]
+
+
+def _timestamp(moment: int | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    return Timestamp(seconds=moment // 1_000_000, nanos=moment % 1_000_000 * 1000)
+
+
+def _limits_to(limits: Limits) -> pb.Limits:
+    return pb.Limits(
+        max_daily_drawdown_pct=format_percentage(limits.max_daily_drawdown_pct),
+        max_total_drawdown_pct=format_percentage(limits.max_total_drawdown_pct),
+        profit_target_pct=format_percentage(limits.profit_target_pct),
+    )
+
+
+def _evaluations_to(evaluations: Iterable[Evaluation]) -> list[pb.RuleEvaluation]:
+    return [
+        pb.RuleEvaluation(
+            rule=_RULE_TO_WIRE[evaluation.rule],
+            limit_pct=format_percentage(evaluation.limit_pct),
+            observed_pct=format_scaled(evaluation.observed_pct, OBSERVED_PLACES),
+            triggered=evaluation.triggered,
+            headroom=format_amount(evaluation.headroom),
+        )
+        for evaluation in evaluations
+    ]
+
+
+def _terms_to(terms: ChallengeTerms) -> pb.ChallengeTerms:
+    return pb.ChallengeTerms(
+        initial_balance=format_amount(terms.initial_balance),
+        limits=_limits_to(terms.limits),
+        currency_code=terms.currency_code,
+        labels=dict(terms.labels),
+        rules_version=terms.rules_version,
+        created_at=_timestamp(terms.created_at),
+    )

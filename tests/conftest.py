@@ -1,0 +1,165 @@
+"""One real PostgreSQL for the whole run, and a fresh, migrated database for every test that asks for one."""
+
+import itertools
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, settings
+from psycopg import sql
+from sqlalchemy.engine import URL
+
+from challenge_engine.database import migrate, normalise_url
+from challenge_engine.embedded import EmbeddedPostgres
+
+settings.register_profile(
+    "default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.load_profile("default")
+
+READY = re.compile(r"challenge-engine ready on (\S+)\n")
+START_DEADLINE_S = 60
+TEMPLATE = "migrated"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL that lives as long as the test run, with a migrated database to copy."""
+    with EmbeddedPostgres.open(tmp_path_factory.mktemp("postgres") / "data") as running:
+        _create_database(running, TEMPLATE)
+        migrate(_url(running, TEMPLATE))
+        yield running
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres) -> Iterator[URL]:
+    """A fresh database with the schema."""
+    with _fresh_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def session_database_url(postgres: EmbeddedPostgres) -> Iterator[URL]:
+    """A database that tests share; each makes challenges of its own."""
+    with _fresh_database(postgres) as url:
+        yield url
+
+
+class _fresh_database:  # noqa: N801 -- used like a function
+    def __init__(self, running: EmbeddedPostgres) -> None:
+        self._running = running
+        self._name = f"test_{next(_numbers)}"
+
+    def __enter__(self) -> URL:
+        _create_database(self._running, self._name, TEMPLATE)
+        return _url(self._running, self._name)
+
+    def __exit__(self, *_: object) -> None:
+        with psycopg.connect(self._running.conninfo, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(self._name)))
+
+
+def _create_database(running: EmbeddedPostgres, name: str, template: str = "template1") -> None:
+    with psycopg.connect(running.conninfo, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        )
+
+
+def _url(running: EmbeddedPostgres, name: str) -> URL:
+    return normalise_url(running.url).set(database=name)
+
+
+class ServerProcess:
+    """A `challenge-engine serve` of its own process."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self.arguments = arguments
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "challenge_server", "serve", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | (environment or {}),
+        )
+        self.address = ""
+
+    def wait_ready(self) -> str:
+        """HOST:PORT once the server says so; fails with its standard error when it ends instead."""
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + START_DEADLINE_S
+        said = ""
+        while not (match := READY.search(said)):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
+                self.kill()
+                pytest.fail(f"the server was not ready after {START_DEADLINE_S} s: {self.stderr()}")
+            chunk = os.read(self.process.stdout.fileno(), 4096)
+            if not chunk:
+                pytest.fail(f"the server ended with {self.process.wait()}: {self.stderr()}")
+            said += chunk.decode()
+        self.address = match[1]
+        return self.address
+
+    def stop(self, signal_number: int = signal.SIGTERM) -> int:
+        """Ask the server to stop; returns its exit code."""
+        self.process.send_signal(signal_number)
+        return self.process.wait(START_DEADLINE_S)
+
+    def kill(self) -> None:
+        """End the server at once."""
+        self.process.kill()
+        self.process.wait()
+
+    def stderr(self) -> str:
+        """All the server has said on standard error; only after its end."""
+        assert self.process.stderr is not None
+        return self.process.stderr.read().decode()
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., ServerProcess]]:
+    """Starts server processes with the arguments of `serve`, and ends those that are left."""
+    started: list[ServerProcess] = []
+
+    def start(*arguments: str, environment: dict[str, str] | None = None) -> ServerProcess:
+        server = ServerProcess("--listen", "127.0.0.1:0", *arguments, environment=environment)
+        started.append(server)
+        server.wait_ready()
+        return server
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.kill()
+        server.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def server_address(session_database_url: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """HOST:PORT of a server that tests share; each makes challenges of its own."""
+    server = ServerProcess(
+        "--listen",
+        "127.0.0.1:0",
+        "--log-level",
+        "error",
+        "--database-url",
+        session_database_url.render_as_string(hide_password=False),
+    )
+    yield server.wait_ready()
+    assert server.stop() == 0
+    server.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    """The folder that holds pyproject.toml."""
+    return Path(__file__).parent.parent
