@@ -78,7 +78,7 @@ class Application:
         self._writes = Database(url)
         self._reads = Database(url)
         self._news = Wakeup()
-        self._positions = PositionAssigner(self._reads, self._news)
+        self._positions = PositionAssigner(self._writes, self._news)
         self._listener = EventListener(self._reads, self._news)
         self.trading = TradingService(
             self._writes,

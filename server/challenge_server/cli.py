@@ -77,9 +77,7 @@ def serve(
         address = Address.parse(listen)
         settings = ServeSettings(address, database_url, data_dir, max_clock_skew, insecure)
         with application.ready_database(settings, _say) as url:
-            application.run(
-                application.serve(url, settings, ready=lambda port: _tell_ready(address.host, port))
-            )
+            application.run(application.serve(url, settings, ready=lambda port: _tell_ready(address.host, port)))
 
 
 @app.command("migrate")

@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -12,7 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from sqlalchemy.engine import URL
 
-from challenge_client import AsyncChallengeClient, Challenge, ChallengeStatus, Decision, EventMessage, Rule
+from challenge_client import (
+    AsyncChallengeClient,
+    Challenge,
+    ChallengeStatus,
+    Decision,
+    EventMessage,
+    Rule,
+    RuleEvaluation,
+)
 from challenge_server.application import Application, ready_database, run
 from challenge_server.fills import Fill, read_fills
 from challenge_server.settings import Address, ServeSettings
@@ -46,8 +55,7 @@ def run_demo(console: Console | None = None) -> list[Run]:
         settings = ServeSettings(Address("127.0.0.1", 0), None, Path(directory) / "data")
         with ready_database(settings, lambda message: console.print(f"  {message}", style="dim")) as url:
             runs = run(_serve_and_send(console, url, settings))
-    for finished in runs:
-        _print_run(console, finished)
+    _print_runs(console, runs)
     return runs
 
 
@@ -109,12 +117,11 @@ async def _print_events(console: Console, client: AsyncChallengeClient, names: d
         if not isinstance(message, EventMessage) or message.event.old_status is None:
             continue
         event = message.event
-        colour = COLOURS[event.new_status]
         why = f" by {event.reason}" if event.reason else ""
         console.print(
-            f"  event {event.position}: {names[event.challenge_id]}"
-            f" {event.old_status} → [{colour}]{event.new_status}[/]{why} on trade {event.trade_sequence},"
-            f" equity {event.equity:,f}"
+            f"  {names[event.challenge_id]} {event.old_status} → {_coloured(event.new_status)}{why},"
+            f" trade {event.trade_sequence}, equity {event.equity:f}",
+            soft_wrap=True,
         )
         if event.new_status in {ChallengeStatus.FAILED, ChallengeStatus.FUNDED}:
             open_challenges.discard(event.challenge_id)
@@ -122,26 +129,36 @@ async def _print_events(console: Console, client: AsyncChallengeClient, names: d
                 return
 
 
-def _print_run(console: Console, run: Run) -> None:
-    challenge, deciding = run.challenge, run.deciding
-    table = Table(title=f"\nAccount {run.account}", title_justify="left", title_style="bold", show_header=False)
-    table.add_column(style="dim")
-    table.add_column()
-    colour = COLOURS[challenge.status]
-    table.add_row("trades sent", f"{deciding.sequence} of {run.fills} fills")
-    table.add_row("final status", f"[{colour}]{challenge.status}[/] on fill {deciding.sequence}")
-    table.add_row("reason", str(challenge.status_reason))
-    table.add_row("equity", f"{challenge.equity:f} {challenge.currency_code}")
-    table.add_row("peak equity", f"{challenge.peak_equity:f} {challenge.currency_code}")
-    table.add_row("worst day", f"{run.worst_day} (drawdown {run.worst_day_pct:f} %)")
+def _print_runs(console: Console, runs: list[Run]) -> None:
+    """The closing table: a column for each account, and the evidence of its deciding trade."""
+    table = Table(title="\nVerdicts, and the evidence of the deciding trades", title_justify="left", title_style="bold")
+    table.add_column("account", style="dim")
+    for finished in runs:
+        table.add_column(finished.name)
+    rows: list[tuple[str, Callable[[Run], str]]] = [
+        ("trades sent", lambda r: f"{r.deciding.sequence} of {r.fills} fills"),
+        (
+            "final status",
+            lambda r: f"[{COLOURS[r.challenge.status]}]{r.challenge.status}[/] on fill {r.deciding.sequence}",
+        ),
+        ("reason", lambda r: str(r.challenge.status_reason)),
+        ("equity", lambda r: f"{r.challenge.equity:f} {r.challenge.currency_code}"),
+        ("peak equity", lambda r: f"{r.challenge.peak_equity:f} {r.challenge.currency_code}"),
+        ("worst day's drawdown", lambda r: f"{r.worst_day}: {r.worst_day_pct:f} %"),
+    ]
+    for name, cell in rows:
+        table.add_row(name, *map(cell, runs))
+    table.add_section()
+    for place, rule in enumerate(Rule):
+        table.add_row(str(rule), *(_evidence(finished.deciding.evaluations[place]) for finished in runs))
     console.print(table)
-    evidence = Table(title="Evidence of the deciding trade", title_justify="left", title_style="dim")
-    for heading in ("rule", "limit %", "observed %", "triggered", "headroom"):
-        evidence.add_column(heading, justify="left" if heading == "rule" else "right")
-    for row in deciding.evaluations:
-        style = colour if row.triggered else ""
-        triggered = "yes" if row.triggered else "no"
-        evidence.add_row(
-            str(row.rule), f"{row.limit_pct:f}", f"{row.observed_pct:f}", triggered, f"{row.headroom:f}", style=style
-        )
-    console.print(evidence)
+
+
+def _coloured(status: ChallengeStatus) -> str:
+    return f"[{COLOURS[status]}]{status}[/]"
+
+
+def _evidence(evaluation: RuleEvaluation) -> str:
+    outcome = "triggered" if evaluation.triggered else f"headroom {evaluation.headroom:f}"
+    text = f"{evaluation.observed_pct:f} % (limit {evaluation.limit_pct:f} %)\n{outcome}"
+    return f"[bold]{text}[/]" if evaluation.triggered else text
