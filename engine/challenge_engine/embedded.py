@@ -116,7 +116,7 @@ class EmbeddedPostgres:
             if not try_lock(users, fcntl.LOCK_EX):
                 return
             if running := self._directory.postmaster():
-                stop_process(running.pid, lambda: self._directory.is_postmaster(running.pid))
+                stop_process(running.pid, lambda: self._directory.is_postmaster(running.pid), running)
             self._directory.remove_socket_directory()
 
     def __enter__(self) -> Self:
@@ -153,7 +153,7 @@ class _Start:
             postmaster = self._wait_until_ready()
             try:
                 self._ensure_database(postmaster)
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 # It may have crashed since it was ready, and then it is recovering.
                 if attempt == MAX_ATTEMPTS:
                     raise self._error(f"the embedded PostgreSQL cannot be used: {error}") from error

