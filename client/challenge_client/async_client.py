@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 import grpc
 import grpc.aio
@@ -40,6 +42,7 @@ class AsyncEventStream(AsyncIterator[StreamMessage]):
         self._open_rpc = open_rpc
         self._call = call
         self._rpc: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -50,11 +53,18 @@ class AsyncEventStream(AsyncIterator[StreamMessage]):
     ) -> None:
         await self.aclose()
 
+    def __del__(self) -> None:
+        if self._loop is not None and not self._closed:
+            # Whatever thread drops the last reference, the call is cancelled on its own loop, unless that has ended.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._rpc.cancel)
+
     async def __anext__(self) -> StreamMessage:
         if self._closed:
             raise StopAsyncIteration
         if self._rpc is None:
             self._rpc = self._open_rpc(self._call)
+            self._loop = asyncio.get_running_loop()
         while True:
             response = await self._read()
             if response is grpc.aio.EOF:
@@ -116,6 +126,8 @@ class AsyncChallengeClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._own_channel: grpc.aio.Channel | None = None
         self._stub: Any = None
+        # Older releases of grpc.aio overlook streams when they close a channel.
+        self._streaming: WeakSet[Any] = WeakSet()
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -132,6 +144,8 @@ class AsyncChallengeClient:
         self._stub = None
         channel, self._own_channel = self._own_channel, None
         if channel is not None:
+            for rpc in list(self._streaming):
+                rpc.cancel()
             await channel.close()
 
     async def create_challenge(
@@ -314,7 +328,9 @@ class AsyncChallengeClient:
             following = page.next
 
     def _open(self, call: Call[Any]) -> Any:
-        return getattr(self._connected(), call.method)(call.request)
+        rpc = getattr(self._connected(), call.method)(call.request)
+        self._streaming.add(rpc)
+        return rpc
 
     def _connected(self) -> Any:
         """The stub, made by the first call on the loop that runs it."""

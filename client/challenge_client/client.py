@@ -38,6 +38,7 @@ class EventStream(Iterator[StreamMessage]):
     def __init__(self, open_rpc: Callable[[Call[Any]], Any], call: Call[StreamMessage | None]) -> None:
         self._open_rpc = open_rpc
         self._call = call
+        self._lock = threading.Lock()
         self._rpc: Any = None
         self._closed = False
 
@@ -53,12 +54,11 @@ class EventStream(Iterator[StreamMessage]):
         self.close()
 
     def __next__(self) -> StreamMessage:
-        if self._closed:
-            raise StopIteration
-        if self._rpc is None:
-            self._rpc = self._open_rpc(self._call)
-            if self._closed:  # by another thread in the meantime
-                self._rpc.cancel()
+        with self._lock:
+            if self._closed:
+                raise StopIteration
+            if self._rpc is None:
+                self._rpc = self._open_rpc(self._call)
         while True:
             try:
                 response = next(self._rpc)
@@ -76,7 +76,8 @@ class EventStream(Iterator[StreamMessage]):
 
     def close(self) -> None:
         """End the call; the iteration is then over. May be called again, and from another thread."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
         if self._rpc is not None:
             self._rpc.cancel()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import fields
 
@@ -27,13 +27,20 @@ MAX_WAITING_TO_CREATE = 1000
 class ChallengeCreator:
     """Creates challenges, or finds that they exist. A few at a time; the rest wait, up to a bound."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, publish: Callable[[ChallengeEvent], None]) -> None:
         self._database = database
+        self._publish = publish
+        self._commits: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(MAX_CREATING)
         self._waiting = 0
 
-    async def create(self, terms: ChallengeTerms) -> tuple[ChallengeState, ChallengeEvent | None]:
-        """The challenge, and its CHALLENGE_CREATED event; or as it is now, and None, if it exists with the same terms.
+    async def finish(self) -> None:
+        """Wait for the COMMITs whose callers have left."""
+        if self._commits:
+            await asyncio.wait(self._commits)
+
+    async def create(self, terms: ChallengeTerms) -> tuple[ChallengeState, bool]:
+        """The challenge and False; or as it is now and True, if it exists with the same terms.
 
         Terms are compared without `created_at` and `rules_version`. Raises `ChallengeExistsError` naming the differing
         fields, `DatabaseUnavailableError`, `OutcomeUnknownError`, `WriteConflictError` or `OverloadedError`.
@@ -61,22 +68,33 @@ class ChallengeCreator:
         finally:
             self._waiting -= 1
 
-    async def _try(self, terms: ChallengeTerms) -> tuple[ChallengeState, ChallengeEvent | None]:
+    async def _try(self, terms: ChallengeTerms) -> tuple[ChallengeState, bool]:
         state, event = ChallengeEngine().create(terms)
         async with self._database.connection() as connection:
             cursor = await connection.execute(queries.INSERT_CHALLENGE, (rows.challenge_to_json(terms),))
             if cursor.rowcount == 0:
-                return await _existing(connection, terms), None
+                return await _existing(connection, terms), True
             await connection.execute(queries.INSERT_EVENTS, (rows.events_to_json([event]),))
+            commit = asyncio.create_task(self._commit(connection, event))
+            self._commits.add(commit)
+            commit.add_done_callback(self._committed)
             try:
-                # A caller that leaves now does not interrupt the COMMIT.
-                await asyncio.shield(connection.commit())
+                # A caller that leaves now does not interrupt the COMMIT, nor what follows it.
+                await asyncio.shield(commit)
             except CONFLICTS:
                 raise
-            except UNAVAILABLE as error:
-                logger.warning("committing %s: %s", terms.challenge_id, brief(error))
+            except UNAVAILABLE:
                 raise OutcomeUnknownError(challenge_id=terms.challenge_id) from None
-        return state, event
+        return state, False
+
+    async def _commit(self, connection: Connection, event: ChallengeEvent) -> None:
+        await connection.commit()
+        self._publish(event)
+
+    def _committed(self, commit: "asyncio.Task[None]") -> None:
+        self._commits.discard(commit)
+        if not commit.cancelled() and (error := commit.exception()):
+            logger.warning("a COMMIT of a new challenge failed: %s", brief(error))
 
 
 async def _existing(connection: Connection, asked: ChallengeTerms) -> ChallengeState:

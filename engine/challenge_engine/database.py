@@ -44,7 +44,7 @@ CONFLICTS = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetecte
 """Another transaction was in the way: nothing was written, and trying again may succeed."""
 
 
-def brief(error: Exception) -> str:
+def brief(error: BaseException) -> str:
     """The first line of a database error, for the log alone."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
@@ -57,7 +57,7 @@ def normalise_url(url: str) -> URL:
     """A PostgreSQL URL as SQLAlchemy wants it; `postgresql://` and `postgres://` mean psycopg."""
     try:
         parsed = make_url(url)
-    except exc.ArgumentError:
+    except (exc.ArgumentError, ValueError):
         raise DatabaseError("the database URL must look like postgresql://user:password@host:5432/name") from None
     if parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
         raise DatabaseError(f"the database must be PostgreSQL, such as postgresql://…; got {parsed.drivername}://…")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from challenge_engine import queries, rows
 from challenge_engine.database import UNAVAILABLE, Database
+from challenge_engine.paging import fitting
 from challenge_engine.tokens import seal, unseal, unseal_page
 from challenge_engine.wakeup import Wakeup, wait_at_most
 from challenge_rules import ChallengeEvent, ChallengeStatus
@@ -101,12 +102,23 @@ class EventLog:
         if page_token:
             (after,) = unseal_page(EVENTS, scope, page_token)
         page = await self.read(wanted, after=after, limit=limit)
+        count = fitting(page.events, lambda positioned: positioned.event.terms)
+        if count < len(page.events):
+            page = Page(page.events[:count], page.events[count - 1].position, reached_end=False)
         return page, "" if page.reached_end else seal(EVENTS, scope, [page.position])
 
     async def follow(
-        self, wanted: EventFilter, *, after: int, heartbeat_s: float, stopping: Callable[[], bool] = lambda: False
+        self,
+        wanted: EventFilter,
+        *,
+        after: int,
+        heartbeat_s: float,
+        from_now: bool = False,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[PositionedEvent | CaughtUp | Heartbeat]:
         """Every matching event after a position, as it comes; `CaughtUp` at the end, `Heartbeat` when silent.
+
+        With `from_now` the position is the end as the caller found it, and `CaughtUp` is said at once.
 
         Ends with a heartbeat once `stopping` says so and `news` wakes it. Reads the table alone, so that nothing is
         lost, whoever wrote it.
@@ -114,7 +126,9 @@ class EventLog:
         position = after
         clock = asyncio.get_running_loop().time
         last_sent = clock()
-        told_caught_up = False
+        told_caught_up = from_now
+        if from_now:
+            yield CaughtUp(position)
         while not stopping():
             news = self._news.subscribe()
             page = await self.read(wanted, after=position, limit=PAGE_SIZE)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from challenge_engine import queries, rows
 from challenge_engine.database import Database
+from challenge_engine.paging import fitting
 from challenge_engine.tokens import seal, unseal_page
 from challenge_rules import ChallengeEngine, ChallengeRulesEngine, ChallengeState, ChallengeStatus, RecordedTrade
 from challenge_rules.engine import initial_state
@@ -96,8 +97,9 @@ class ChallengeReader:
             queries.LIST_CHALLENGES.format(conditions=" AND ".join(conditions)), parameters
         )
         states = [rows.challenge_from_row(row) for row in found[:limit]]
+        states = states[: fitting(states, lambda state: state.terms)]
         token = ""
-        if len(found) > limit:
+        if len(found) > len(states):
             last = states[-1].terms
             token = seal(CHALLENGES, wanted.scope(), [last.created_at, last.challenge_id])
         return [view(state) for state in states], token

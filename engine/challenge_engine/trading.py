@@ -72,7 +72,7 @@ class TradingService:
         self._max_group = max_group
         self._waiting = WaitingTrades(max_waiting)
         self._arrived = asyncio.Event()
-        self._creator = ChallengeCreator(database)
+        self._creator = ChallengeCreator(database, lambda event: self._publish([event]))
         self._isolating = asyncio.Semaphore(MAX_ISOLATED)
         self._isolated: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -93,6 +93,7 @@ class TradingService:
         self._arrived.set()
         if self._loop_task is not None:
             await self._loop_task
+        await self._creator.finish()
 
     async def create_challenge(self, terms: ChallengeTerms) -> tuple[ChallengeState, bool]:
         """Make a challenge; returns it with False, or as it is now with True if it exists with the same terms.
@@ -103,11 +104,7 @@ class TradingService:
         """
         if self._draining:
             raise DrainingError
-        state, event = await self._creator.create(terms)
-        if event is None:
-            return state, True
-        self._publish([event])
-        return state, False
+        return await self._creator.create(terms)
 
     async def submit(self, submission: TradeSubmission) -> Decision:
         """Decide one trade; raises the `ChallengeError` that refuses it."""

@@ -20,6 +20,9 @@ from enum import StrEnum
 from inspect import cleandoc
 from typing import ClassVar
 
+MAX_SHOWN_VIOLATIONS = 3
+"""How many bad fields the message tells; `violations` has them all."""
+
 
 class ErrorReason(StrEnum):
     """The reasons of the contract, without the enum's prefix."""
@@ -71,7 +74,9 @@ class ValidationError(ChallengeError):
 
     def __init__(self, violations: Iterable[FieldViolation]) -> None:
         self.violations = tuple(violations)
-        super().__init__("; ".join(f"{v.field}: {v.description}" for v in self.violations))
+        shown = [f"{v.field}: {v.description}" for v in self.violations[:MAX_SHOWN_VIOLATIONS]]
+        more = len(self.violations) - len(shown)
+        super().__init__("; ".join([*shown, f"and {more} more"] if more else shown))
 
 
 class ChallengeNotFoundError(ChallengeError):

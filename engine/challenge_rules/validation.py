@@ -17,6 +17,8 @@ MAX_LABELS = 32
 MAX_LABEL_KEY = 63
 MAX_LABEL_VALUE = 255
 MAX_SHOWN_INPUT = 40
+MAX_VIOLATIONS = 12
+"""More bad fields than this are not looked for: a status travels in HTTP/2 headers, which have 8 KiB in all."""
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _TRADE_ID = re.compile(r"[ -~]{1,64}")
@@ -34,8 +36,9 @@ class FieldChecks:
         self.violations: list[FieldViolation] = []
 
     def refuse(self, field: str, description: str) -> None:
-        """Record one bad field."""
-        self.violations.append(FieldViolation(self.prefix + field, description))
+        """Record one bad field; at most MAX_VIOLATIONS are kept."""
+        if len(self.violations) < MAX_VIOLATIONS:
+            self.violations.append(FieldViolation(self.prefix + field, description))
 
     def raise_if_any(self) -> None:
         """Raise `ValidationError` if a check found anything."""
@@ -163,7 +166,9 @@ def _has_control(text: str) -> bool:
 
 
 def _shown(value: str) -> str:
-    return ascii(value if len(value) <= MAX_SHOWN_INPUT else value[:MAX_SHOWN_INPUT] + "…")
+    """What was sent, escaped, and cut where it is long."""
+    escaped = ascii(value[: MAX_SHOWN_INPUT + 1])
+    return escaped if len(escaped) <= MAX_SHOWN_INPUT + 2 else f"{escaped[:MAX_SHOWN_INPUT]}..."
 
 
 def _got(value: str) -> str:

@@ -21,7 +21,7 @@ from challenge_engine.reading import ChallengeReader
 from challenge_engine.trading import TradingService, system_clock
 from challenge_engine.wakeup import Wakeup
 from challenge_rules import ChallengeError
-from challenge_server.handlers import SERVICE, generic_handler
+from challenge_server.handlers import SERVICE, CallCount, generic_handler
 from challenge_server.servicer import ChallengeServicer
 from challenge_server.settings import ServeSettings
 
@@ -30,6 +30,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_S = 20.0
+LATE_ROUND_S = 0.05
+MAX_LATE_ROUNDS = 40
 HEALTH_INTERVAL_S = 1.0
 HEALTH_TIMEOUT_S = 5.0
 MIN_PING_INTERVAL_MS = 5_000
@@ -39,7 +41,7 @@ SERVER_OPTIONS = (
     # Without this, grpc lets a second server bind the same port and take half of the calls.
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+    ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
 )
 
 
@@ -88,6 +90,7 @@ class Application:
         )
         self._log = EventLog(self._reads, self._news)
         self._servicer = ChallengeServicer(self.trading, ChallengeReader(self._reads), self._log, clock=clock)
+        self._calls = CallCount()
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._health_task: asyncio.Task[None] | None = None
@@ -95,7 +98,7 @@ class Application:
     async def start(self) -> int:
         """Serve; returns the port. Raises `PortTakenError`."""
         server = grpc.aio.server(options=SERVER_OPTIONS)
-        server.add_generic_rpc_handlers((generic_handler(self._servicer),))
+        server.add_generic_rpc_handlers((generic_handler(self._servicer, self._calls),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         try:
@@ -122,12 +125,21 @@ class Application:
         self._servicer.draining = True
         self._news.wake()
         await self.trading.stop()
+        await self._answer_late_calls()
         if self._server is not None:
             await self._server.stop(STOP_GRACE_S)
         await self._positions.stop()
         await self._listener.stop()
         await self._writes.close()
         await self._reads.close()
+
+    async def _answer_late_calls(self) -> None:
+        """Go on answering DRAINING until no more calls come: those that meet a closed server get a bare CANCELLED."""
+        for _ in range(MAX_LATE_ROUNDS):
+            begun = self._calls.begun
+            await asyncio.sleep(LATE_ROUND_S)
+            if self._calls.begun == begun:
+                return
 
     async def _watch_health(self) -> None:
         """NOT_SERVING while the database is away."""

@@ -1,6 +1,7 @@
 """Binds the servicer to grpc.aio: decoding that cannot leak, and errors as statuses."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -17,7 +18,14 @@ from propfirm.challenge.v1 import challenge_pb2 as pb
 SERVICE = pb.DESCRIPTOR.services_by_name["ChallengeService"]
 
 
-def generic_handler(servicer: ChallengeServicer) -> grpc.GenericRpcHandler:
+@dataclass(slots=True)
+class CallCount:
+    """How many calls have begun since the server started."""
+
+    begun: int = 0
+
+
+def generic_handler(servicer: ChallengeServicer, calls: CallCount) -> grpc.GenericRpcHandler:
     """A handler for every method of the contract, made from its descriptor.
 
     Bytes are decoded and encoded inside the handlers: what grpc.aio's own (de)serialisers raise, it tells the caller.
@@ -27,9 +35,9 @@ def generic_handler(servicer: ChallengeServicer) -> grpc.GenericRpcHandler:
         implementation = getattr(servicer, method.name)
         decode = _decoder(GetMessageClass(method.input_type), method.input_type.name)
         if method.server_streaming:
-            handlers[method.name] = grpc.unary_stream_rpc_method_handler(_streaming(implementation, decode))
+            handlers[method.name] = grpc.unary_stream_rpc_method_handler(_streaming(implementation, decode, calls))
         else:
-            handlers[method.name] = grpc.unary_unary_rpc_method_handler(_unary(implementation, decode))
+            handlers[method.name] = grpc.unary_unary_rpc_method_handler(_unary(implementation, decode, calls))
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 
@@ -46,8 +54,11 @@ def _decoder(message_class: type[Message], name: str) -> Decoder:
     return decode
 
 
-def _unary(implementation: Callable[[Any], Awaitable[Message]], decode: Decoder) -> Callable[..., Any]:
+def _unary(
+    implementation: Callable[[Any], Awaitable[Message]], decode: Decoder, calls: CallCount
+) -> Callable[..., Any]:
     async def handle(data: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
+        calls.begun += 1
         try:
             answer = await implementation(decode(data))
             return answer.SerializeToString()
@@ -60,8 +71,11 @@ def _unary(implementation: Callable[[Any], Awaitable[Message]], decode: Decoder)
     return handle
 
 
-def _streaming(implementation: Callable[[Any], AsyncIterator[Message]], decode: Decoder) -> Callable[..., Any]:
+def _streaming(
+    implementation: Callable[[Any], AsyncIterator[Message]], decode: Decoder, calls: CallCount
+) -> Callable[..., Any]:
     async def handle(data: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[bytes]:
+        calls.begun += 1
         try:
             async for message in implementation(decode(data)):
                 yield message.SerializeToString()

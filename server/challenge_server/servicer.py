@@ -120,7 +120,11 @@ class ChallengeServicer:
         checks.raise_if_any()
         after = await self._start(request, wanted)
         async for message in self._log.follow(
-            wanted, after=after, heartbeat_s=heartbeat_s, stopping=lambda: self.draining
+            wanted,
+            after=after,
+            heartbeat_s=heartbeat_s,
+            from_now=start == "from_now",
+            stopping=lambda: self.draining,
         ):
             yield wire.stream_message_to(message, await self._log.cursor(wanted, message.position))
         raise DrainingError

@@ -23,8 +23,10 @@ class Address:
     def parse(cls, text: str) -> "Address":
         """HOST:PORT, the host of IPv6 in brackets."""
         host, colon, port = text.rpartition(":")
-        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise SettingsError(f"--listen must be HOST:PORT such as {DEFAULT_LISTEN} or [::1]:50051, got {text!r}")
+        if not colon or not host or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
+            raise SettingsError(
+                f"--listen must be HOST:PORT such as {DEFAULT_LISTEN} or [::1]:50051, got {text[:100]!r}"
+            )
         if ":" in host and not (host.startswith("[") and host.endswith("]")):
             raise SettingsError(f"--listen: put an IPv6 address in brackets, such as [::1]:50051; got {text!r}")
         return cls(host, int(port))

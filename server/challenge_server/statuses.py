@@ -57,12 +57,18 @@ def to_status(error: ChallengeError) -> status_pb2.Status:
             )
         )
     if isinstance(error, OverloadedError):
-        details.append(error_details_pb2.RetryInfo(retry_delay=Duration(nanos=int(error.retry_after_s * 1e9))))
+        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s)))
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
 
 
 async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: ChallengeError) -> NoReturn:

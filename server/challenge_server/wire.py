@@ -111,8 +111,12 @@ def heartbeat_from(request: pb.StreamEventsRequest, checks: FieldChecks) -> floa
         return DEFAULT_HEARTBEAT_S
     interval: Duration = request.heartbeat_interval
     seconds = interval.seconds + interval.nanos / 1e9
-    if not MIN_HEARTBEAT_S <= seconds <= MAX_HEARTBEAT_S:
-        checks.refuse("heartbeat_interval", f"must be {MIN_HEARTBEAT_S} s to {MAX_HEARTBEAT_S} s, got {seconds:g} s")
+    if not 0 <= interval.nanos < 1_000_000_000 or not MIN_HEARTBEAT_S <= seconds <= MAX_HEARTBEAT_S:
+        checks.refuse(
+            "heartbeat_interval",
+            f"must be {MIN_HEARTBEAT_S} s to {MAX_HEARTBEAT_S} s, with nanos between 0 and 999999999;"
+            f" got seconds {interval.seconds} and nanos {interval.nanos}",
+        )
     return seconds
 
 

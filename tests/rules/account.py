@@ -97,7 +97,7 @@ class Account:
         """Decide a trade given as text; without an id it gets a fresh one."""
         return self.decide(Trade(trade_id or f"t{len(self.accepted) + 1}", units(pnl), microseconds(at), symbol))
 
-    def submit(  # noqa: PLR0917 - the model's signature
+    def submit(
         self,
         trade_id: str,
         realized_pnl: str,

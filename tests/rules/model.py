@@ -63,7 +63,7 @@ class ModelChallenge:
         self.events: list[dict[str, Any]] = []
         self._accepted: dict[str, tuple[tuple[Fraction, datetime, str], dict[str, Any]]] = {}
 
-    def submit(  # noqa: PLR0917 - a trade reads well as a row: id, P&L, moment, symbol
+    def submit(
         self,
         trade_id: str,
         realized_pnl: str,

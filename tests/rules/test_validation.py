@@ -7,7 +7,7 @@ from challenge_rules.currencies import ISO_4217
 from challenge_rules.errors import FieldViolation, ValidationError
 from challenge_rules.money import MAX_AMOUNT
 from challenge_rules.timestamps import MAX_SECONDS, MIN_SECONDS
-from challenge_rules.validation import MAX_SHOWN_INPUT, FieldChecks
+from challenge_rules.validation import MAX_SHOWN_INPUT, MAX_VIOLATIONS, FieldChecks
 from tests.rules.test_money import REFUSED as BAD_AMOUNTS
 
 UUID = "0190b5a8-7c3e-7d2a-9f00-1a2b3c4d5e6f"
@@ -71,8 +71,17 @@ class TestCollecting:
         (violation,) = checks.violations
         assert violation.description.isascii()
         assert violation.description.isprintable()
-        assert "z" * (MAX_SHOWN_INPUT - 3) in violation.description
-        assert "z" * (MAX_SHOWN_INPUT - 2) not in violation.description
+        assert r"got '\u2028\x00\xe9zzz" in violation.description
+        assert violation.description.endswith("zzz...")
+        assert violation.description.count("z") < MAX_SHOWN_INPUT
+
+    def test_what_is_told_of_many_bad_fields_stays_far_below_the_8_kib_of_http2_headers(self, checks):
+        checks.labels({"😀" * 63 + str(number): "\n" * 300 for number in range(500)})
+        assert len(checks.violations) == MAX_VIOLATIONS
+        assert sum(len(violation.field + violation.description) for violation in checks.violations) < 3000
+        with pytest.raises(ValidationError, match=f"and {MAX_VIOLATIONS - 3} more$") as raised:
+            checks.raise_if_any()
+        assert len(raised.value.message) < 1000
 
     def test_an_empty_input_is_called_nothing(self, checks):
         checks.challenge_id("")

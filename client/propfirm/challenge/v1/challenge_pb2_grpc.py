@@ -108,7 +108,7 @@ class ChallengeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """Lists events by position.
+        """Lists events by position. An event is listed once it has its position, a moment after its cause is answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

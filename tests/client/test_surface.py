@@ -1,0 +1,91 @@
+"""What the package promises: its names, the sameness of the twins, and that it asks for nothing it may not use."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import challenge_client
+from challenge_client import AsyncChallengeClient, AsyncEventStream, ChallengeClient, EventStream
+
+SOURCES = sorted(Path(challenge_client.__file__).parent.glob("*.py"))
+ALLOWED = sys.stdlib_module_names | {"grpc", "google", "propfirm", "challenge_rules", "challenge_client"}
+METHODS = (
+    "close create_challenge get_challenge list_challenges list_events list_trades stream_events submit_batch"
+    " submit_trade".split()
+)
+NAMES = """AsyncChallengeClient AsyncEventStream CaughtUp Challenge ChallengeArchivedError ChallengeClient
+    ChallengeError ChallengeEvent ChallengeExistsError ChallengeNotFoundError ChallengeStatus
+    ChallengeTerminalError ChallengeTerms CursorMismatchError DatabaseUnavailableError Decision
+    DrainingError EquityOutOfRangeError ErrorReason EventMessage EventStream EventType FieldViolation
+    Heartbeat InternalFailureError Limits OutcomeUnknownError OverloadedError PredecessorFailedError
+    RecordedTrade Rule RuleEvaluation SequenceMismatchError SequenceNotFoundError StreamMessage Trade
+    TradeIdReusedError TradeInFutureError TradeOutOfOrderError TradeSubmission TransportError
+    ValidationFailedError WriteConflictError""".split()
+
+
+def methods(kind):
+    return {name: member for name, member in vars(kind).items() if inspect.isfunction(member) and name[0] != "_"}
+
+
+def test_the_exported_names_are_these_and_all_are_there():
+    assert challenge_client.__all__ == NAMES == sorted(NAMES)
+    assert [name for name in NAMES if not hasattr(challenge_client, name)] == []
+
+
+def test_both_clients_have_the_same_methods():
+    assert sorted(methods(ChallengeClient)) == sorted(methods(AsyncChallengeClient)) == METHODS
+
+
+@pytest.mark.parametrize("name", [*METHODS, "__init__"])
+def test_both_clients_take_the_same_arguments_and_say_the_same_about_them(name):
+    sync, asynchronous = getattr(ChallengeClient, name), getattr(AsyncChallengeClient, name)
+    parameters, twins = (inspect.signature(method).parameters for method in (sync, asynchronous))
+    assert list(parameters) == list(twins)
+    for parameter in set(parameters) - {"channel"}:
+        assert parameters[parameter] == twins[parameter]
+    assert inspect.getdoc(sync) == inspect.getdoc(asynchronous)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_waits_is_a_coroutine_in_the_async_client_alone(name):
+    assert not inspect.iscoroutinefunction(getattr(ChallengeClient, name))
+    lazy = name.startswith("list_") or name == "stream_events"
+    assert inspect.iscoroutinefunction(getattr(AsyncChallengeClient, name)) is not lazy
+
+
+def test_both_streams_can_be_closed():
+    assert list(methods(EventStream)) == ["close"]
+    assert list(methods(AsyncEventStream)) == ["aclose"]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_module_imports_what_the_package_depends_on_and_nothing_else(source):
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} <= ALLOWED
+    assert not [
+        alias
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name == "*"
+    ]
+
+
+def test_to_import_it_loads_neither_engine_nor_server_and_starts_no_thread():
+    script = (
+        "import sys, threading, challenge_client\n"
+        "assert threading.active_count() == 1\n"
+        "loaded = {name.split('.')[0] for name in sys.modules}\n"
+        "assert not loaded & {'challenge_engine', 'challenge_server', 'sqlalchemy', 'psycopg', 'asyncpg'}, loaded\n"
+        "client = challenge_client.ChallengeClient('127.0.0.1:1')\n"
+        "challenge_client.AsyncChallengeClient('127.0.0.1:1')\n"
+        "assert threading.active_count() == 1\n"
+        "client.close()\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=30)
