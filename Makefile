@@ -28,8 +28,8 @@ $(INSTALLED): requirements/dev.lock $(PYPROJECTS)
 demo: $(INSTALLED) ## run two real trading accounts through the service
 	$(BIN)/challenge-engine demo
 
-serve: $(INSTALLED) ## start the service on the embedded PostgreSQL
-	$(BIN)/challenge-engine serve
+serve: $(INSTALLED) ## start the service on the embedded PostgreSQL; ARGS="--listen …" for options
+	$(BIN)/challenge-engine serve $(ARGS)
 
 test: $(INSTALLED) ## run every test (a real PostgreSQL is started for it)
 	$(PYTEST) tests

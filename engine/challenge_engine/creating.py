@@ -46,6 +46,7 @@ class ChallengeCreator:
         fields, `DatabaseUnavailableError`, `OutcomeUnknownError`, `WriteConflictError` or `OverloadedError`.
         """
         async with self._turn():
+            reconnected = False
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 try:
                     return await self._try(terms)
@@ -54,7 +55,9 @@ class ChallengeCreator:
                     await back_off(attempt)
                 except UNAVAILABLE as error:
                     logger.warning("creating %s: %s", terms.challenge_id, brief(error))
-                    raise DatabaseUnavailableError from None
+                    if reconnected:
+                        raise DatabaseUnavailableError from None
+                    reconnected = True
             raise WriteConflictError
 
     @asynccontextmanager

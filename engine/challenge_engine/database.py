@@ -1,6 +1,9 @@
 """The connection to PostgreSQL: the pool, the migrations, and what a database error means."""
 
+import asyncio
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib import resources
@@ -15,8 +18,10 @@ from psycopg import pq
 from psycopg.rows import TupleRow
 from sqlalchemy import create_engine, event, exc, make_url
 from sqlalchemy.engine import URL
+from sqlalchemy.engine import Connection as SyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from challenge_engine import queries
 from challenge_rules.errors import DatabaseUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -26,7 +31,10 @@ POOL_SIZE = 10
 POOL_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 5
 LOCK_TIMEOUT_S = 1
-STATEMENT_TIMEOUT_S = 15
+STATEMENT_TIMEOUT_S = 8
+TRANSACTION_TIMEOUT_S = 10
+READ_ATTEMPTS = 2
+"""The first may meet a connection that was lost while nobody used it."""
 IDLE_IN_TRANSACTION_TIMEOUT_S = 60
 
 Connection = psycopg.AsyncConnection[TupleRow]
@@ -34,11 +42,12 @@ Connection = psycopg.AsyncConnection[TupleRow]
 UNAVAILABLE = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
     exc.OperationalError,
     exc.InterfaceError,
     exc.TimeoutError,
 )
-"""What is raised when the database cannot be reached, and by statements the database itself broke off."""
+"""What is raised when the database cannot be reached or written, and by statements it broke off itself."""
 
 CONFLICTS = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable)
 """Another transaction was in the way: nothing was written, and trying again may succeed."""
@@ -74,7 +83,6 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_S,
-            pool_pre_ping=True,
             connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
         )
         event.listen(self.engine.sync_engine, "connect", _configure_session)
@@ -83,11 +91,14 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """A psycopg connection from the pool, outside any transaction; what is not committed is rolled back.
 
+        It is cut after TRANSACTION_TIMEOUT_S: a database that has stopped answering obeys no time limit of its own.
+
         The statements of the service run on psycopg itself: its pipeline sends several in one round trip.
         """
         async with self.engine.connect() as pooled:
             raw = await pooled.get_raw_connection()
             connection = cast("Connection", raw.driver_connection)
+            watchdog = asyncio.get_running_loop().call_later(TRANSACTION_TIMEOUT_S, _cut, connection)
             try:
                 yield connection
             finally:
@@ -96,6 +107,9 @@ class Database:
                     await connection.rollback()
                 if connection.closed or connection.info.transaction_status != pq.TransactionStatus.IDLE:
                     await pooled.invalidate()
+                    # The others in the pool are most likely lost as well: whoever tries again gets a new one.
+                    await self.engine.dispose()
+                watchdog.cancel()
 
     @asynccontextmanager
     async def dedicated_connection(self) -> AsyncIterator[Connection]:
@@ -107,24 +121,41 @@ class Database:
 
     async def fetch(self, query: str, parameters: Any = None) -> list[TupleRow]:
         """The rows of one reading statement; `DatabaseUnavailableError` when the database is away."""
-        try:
-            async with self.connection() as connection:
-                cursor = await connection.execute(cast("Any", query), parameters)
-                return await cursor.fetchall()
-        except UNAVAILABLE as error:
-            logger.warning("a read failed: %s", brief(error))
-            raise DatabaseUnavailableError from None
+        for attempt in range(1, READ_ATTEMPTS + 1):
+            try:
+                async with self.connection() as connection:
+                    cursor = await connection.execute(cast("Any", query), parameters)
+                    return await cursor.fetchall()
+            except UNAVAILABLE as error:
+                logger.warning("a read failed (attempt %d of %d): %s", attempt, READ_ATTEMPTS, brief(error))
+        raise DatabaseUnavailableError
+
+    async def is_writable(self) -> bool:
+        """Whether the schema can be read, and this is no standby or read-only database."""
+        found = await self.fetch(queries.IS_WRITABLE)
+        return bool(found) and bool(found[0][0])
 
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()
 
 
+def _cut(connection: Connection) -> None:
+    """End a connection from our side, so that whoever waits for the server learns that it is lost.
+
+    The socket is shut down, not closed: it belongs to libpq, which then reads its end.
+    """
+    logger.warning("the database has not answered for %d s; its connection is cut", TRANSACTION_TIMEOUT_S)
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
+
+
 def _configure_session(dbapi_connection: Any, _record: Any) -> None:
     """Days are UTC whatever the database's default, and no statement waits without a bound."""
     cursor = dbapi_connection.cursor()
     cursor.execute(
-        "SELECT set_config('TimeZone', 'UTC', false), set_config('lock_timeout', %s, false),"
+        "SELECT set_config('application_name', 'challenge-engine', false),"
+        " set_config('TimeZone', 'UTC', false), set_config('lock_timeout', %s, false),"
         " set_config('statement_timeout', %s, false),"
         " set_config('idle_in_transaction_session_timeout', %s, false),"
         " set_config('default_transaction_isolation', 'read committed', false)",
@@ -143,25 +174,43 @@ def migrate(url: URL) -> str:
             _require_version(connection.dialect.server_version_info)
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('challenge-engine migrate'))")
             config.attributes["connection"] = connection
+            _refuse_newer(_revision_of(connection))
             command.upgrade(config, "head")
     finally:
         engine.dispose()
     return newest_revision()
 
 
-def check_revision(url: URL) -> None:
-    """Raise `DatabaseError` unless the database has exactly the schema this release was written for."""
+def check_usable(url: URL) -> None:
+    """Raise `DatabaseError` unless the database has the schema this release was written for, and lets us use it."""
     engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
     try:
         with engine.connect() as connection:
             _require_version(connection.dialect.server_version_info)
-            found = MigrationContext.configure(connection).get_current_revision()
+            found = _revision_of(connection)
+            _refuse_newer(found)
+            if found != newest_revision():
+                raise DatabaseError(
+                    f"the database has schema revision {found or 'none'}, this release needs {newest_revision()};"
+                    " run: challenge-engine migrate --database-url URL"
+                )
+            missing = connection.exec_driver_sql(queries.MISSING_PRIVILEGES).scalars().all()
+            if missing:
+                raise DatabaseError(f"the database role {url.username or ''} lacks privileges: {', '.join(missing)}")
     finally:
         engine.dispose()
-    if found != newest_revision():
+
+
+def _revision_of(connection: SyncConnection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _refuse_newer(revision: str | None) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(_alembic_config()).walk_revisions()}
+    if revision is not None and revision not in known:
         raise DatabaseError(
-            f"the database has schema revision {found or 'none'}, this release needs {newest_revision()};"
-            " run: challenge-engine migrate --database-url URL"
+            f"the database has schema revision {revision}, which this release does not know;"
+            " it belongs to a newer release: upgrade challenge-engine"
         )
 
 

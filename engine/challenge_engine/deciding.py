@@ -79,11 +79,11 @@ class GroupDecider:
             latest_executed_at=now + self._max_clock_skew,
         )
         decision = outcome.decision
-        if decision.replayed:
-            decided.answers.append((waiting, decision))
-            return state
         if submission.validate_only:
             decided.answers.append((waiting, replace(decision, recorded_at=None)))
+            return state
+        if decision.replayed:
+            decided.answers.append((waiting, decision))
             return state
         accepted = RecordedTrade(trade, decision)
         recorded[key] = accepted

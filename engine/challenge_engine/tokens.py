@@ -24,6 +24,11 @@ def seal(kind: str, scope: object, payload: list[Any]) -> str:
     return base64.urlsafe_b64encode(VERSION + _digest(kind, scope, body) + body).rstrip(b"=").decode()
 
 
+def sealing_scope(scope: object) -> str:
+    """A scope made ready once, for those who seal many tokens in it."""
+    return json.dumps(scope, sort_keys=True)
+
+
 def unseal(kind: str, scope: object, token: str) -> list[Any]:
     """The payload of a token; `ValueError` when it is malformed, or of another kind or scope."""
     if len(token) > MAX_TOKEN_LENGTH:
@@ -50,6 +55,6 @@ def unseal_page(kind: str, scope: object, page_token: str) -> list[Any]:
 
 def _digest(kind: str, scope: object, body: bytes) -> bytes:
     hashed = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for part in (kind.encode(), json.dumps(scope, sort_keys=True).encode(), body):
+    for part in (kind.encode(), (scope if isinstance(scope, str) else sealing_scope(scope)).encode(), body):
         hashed.update(len(part).to_bytes(4, "big") + part)
     return hashed.digest()

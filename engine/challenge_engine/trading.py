@@ -147,6 +147,7 @@ class TradingService:
 
     async def _execute(self, group: Group) -> bool:
         """Execute a group and give its answers; False when it must be taken apart."""
+        reconnected = False
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 decided = await self._writer.write(group)
@@ -161,7 +162,8 @@ class TradingService:
                 await back_off(attempt)
             except UNAVAILABLE as error:
                 logger.warning("a group of %d challenges was not written: %s", len(group), brief(error))
-                if attempt < 2:
+                if not reconnected:
+                    reconnected = True
                     continue
                 for waiting_trades in group.values():
                     for waiting in waiting_trades:
@@ -187,34 +189,41 @@ class TradingService:
 
     async def _execute_one_by_one(self, challenge_id: str, waiting_trades: list[WaitingTrade]) -> None:
         async with self._isolating:
+            stuck = False
             for waiting in waiting_trades:
                 if waiting.has_failed_predecessor:
                     waiting.answer(PredecessorFailedError())
+                elif stuck:
+                    waiting.fail(WriteConflictError())
                 elif not waiting.abandoned:
-                    await self._execute_alone(challenge_id, waiting)
+                    stuck = not await self._execute_alone(challenge_id, waiting)
         self._waiting.release([challenge_id])
         self._arrived.set()
 
-    async def _execute_alone(self, challenge_id: str, waiting: WaitingTrade) -> None:
+    async def _execute_alone(self, challenge_id: str, waiting: WaitingTrade) -> bool:
+        """Execute one trade; False when somebody keeps its challenge locked, so that others need not wait for it."""
+        locked = False
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 decided = await self._writer.write({challenge_id: [waiting]})
             except CommitLostError as lost:
                 _answer_unknown(lost.decided)
-                return
-            except (*CONFLICTS, VersionMovedError):
+                return True
+            except (*CONFLICTS, VersionMovedError) as conflict:
+                locked = isinstance(conflict, psycopg.errors.LockNotAvailable)
                 await back_off(attempt)
             except UNAVAILABLE as error:
                 logger.warning("a trade of %s was not written: %s", challenge_id, brief(error))
                 waiting.fail(DatabaseUnavailableError())
-                return
+                return True
             except Exception:  # noqa: BLE001 -- logged with its error_id, and answered as INTERNAL
                 waiting.fail(log_internal(f"writing a trade of {challenge_id}"))
-                return
+                return True
             else:
                 self._give(decided)
-                return
+                return True
         waiting.fail(WriteConflictError())
+        return not locked
 
     def _give(self, decided: Decided) -> None:
         for waiting, answer in decided.answers:

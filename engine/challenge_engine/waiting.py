@@ -62,8 +62,6 @@ class WaitingTrades:
                 group[challenge_id] = taken
                 room -= len(taken)
                 self._in_progress.add(challenge_id)
-            elif challenge_id in self._runs:
-                self._ready.append(challenge_id)
         return group
 
     def release(self, challenge_ids: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from challenge_rules.challenge import ChallengeState, ChallengeTerms, Decision, 
 from challenge_rules.events import ChallengeEvent, EventType
 from challenge_rules.money import MAX_AMOUNT
 from challenge_rules.rules import ChallengeRulesEngine, Evidence, Rule
-from challenge_rules.status import TERMINAL, ChallengeStatus
+from challenge_rules.status import ChallengeStatus
 from challenge_rules.timestamps import to_iso, trading_day
 
 
@@ -75,7 +75,7 @@ class ChallengeEngine:
             )
         if recorded is not None:
             return Outcome(replay(recorded, trade), state, ())
-        if state.status in TERMINAL:
+        if state.status.is_terminal:
             raise errors.ChallengeTerminalError(
                 f"the challenge has ended: it is {state.status} and accepts no more trades", status=state.status
             )
@@ -141,7 +141,7 @@ class ChallengeEngine:
             last_sequence=sequence,
             event_count=state.event_count + len(events),
             activated_at=trade.executed_at if state.activated_at is None else state.activated_at,
-            closed_at=trade.executed_at if status in TERMINAL else None,
+            closed_at=trade.executed_at if status.is_terminal else None,
             last_executed_at=trade.executed_at,
         )
         return Outcome(decision, after, events)

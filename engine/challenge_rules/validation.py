@@ -58,8 +58,8 @@ class FieldChecks:
         except ValueError:
             self.refuse(
                 field,
-                f"must be an amount: at most 16 digits, and at most 8 after a point, that match {AMOUNT_FORM}"
-                f" and are not minus zero; {_got(value)}",
+                "must be an amount such as 100000 or -12.5: at most 16 digits, and at most 8 after a point,"
+                f" matching {AMOUNT_FORM} and not minus zero; {_got(value)}",
             )
             return 0
 

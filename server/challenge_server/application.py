@@ -9,27 +9,30 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import grpc
+import psycopg
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from sqlalchemy import exc
 from sqlalchemy.engine import URL
 
-from challenge_engine.database import Database, check_revision, migrate, normalise_url
+from challenge_engine.database import Database, brief, check_usable, migrate, normalise_url
 from challenge_engine.embedded import EmbeddedPostgres, default_data_dir
 from challenge_engine.event_log import EventListener, EventLog
 from challenge_engine.positions import PositionAssigner
 from challenge_engine.reading import ChallengeReader
 from challenge_engine.trading import TradingService, system_clock
 from challenge_engine.wakeup import Wakeup
-from challenge_rules import ChallengeError
+from challenge_rules import ChallengeError, ChallengeEvent
 from challenge_server.handlers import SERVICE, CallCount, generic_handler
 from challenge_server.servicer import ChallengeServicer
-from challenge_server.settings import ServeSettings
+from challenge_server.settings import AddressError, DatabaseSettings, ServeSettings
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_S = 20.0
+MIN_STOP_GRACE_S = 1.0
 LATE_ROUND_S = 0.05
 MAX_LATE_ROUNDS = 40
 HEALTH_INTERVAL_S = 1.0
@@ -45,21 +48,27 @@ SERVER_OPTIONS = (
 )
 
 
-class PortTakenError(RuntimeError):
-    """The address cannot be listened on."""
-
-
 @contextmanager
-def ready_database(settings: ServeSettings, progress: Callable[[str], None]) -> Iterator[URL]:
-    """The database to use: the given one, its schema checked, or the embedded one, started and migrated."""
-    if settings.database_url is not None:
-        url = normalise_url(settings.database_url)
-        check_revision(url)
+def open_database(settings: DatabaseSettings, progress: Callable[[str], None]) -> Iterator[URL]:
+    """The database to use, as it is: the given one, or the embedded one, started."""
+    if settings.url is not None:
+        url = normalise_url(settings.url)
         yield url
         return
     with EmbeddedPostgres.open(settings.data_dir or default_data_dir(), progress=progress) as postgres:
-        url = normalise_url(postgres.url)
-        migrate(url)
+        yield normalise_url(postgres.url)
+
+
+@contextmanager
+def ready_database(settings: DatabaseSettings, progress: Callable[[str], None]) -> Iterator[URL]:
+    """The database to serve from: its schema checked, or, if it is the embedded one, migrated."""
+    with open_database(settings, progress) as url:
+        if settings.url is None:
+            migrate(url)
+            logger.info("using the embedded PostgreSQL in %s", settings.data_dir or default_data_dir())
+        else:
+            check_usable(url)
+            logger.info("using PostgreSQL at %s, database %s", url.host or "its socket", url.database)
         yield url
 
 
@@ -88,6 +97,7 @@ class Application:
             clock=clock,
             max_clock_skew=round(settings.max_clock_skew_s * 1_000_000),
         )
+        self.trading.events.subscribe(_log_event)
         self._log = EventLog(self._reads, self._news)
         self._servicer = ChallengeServicer(self.trading, ChallengeReader(self._reads), self._log, clock=clock)
         self._calls = CallCount()
@@ -96,7 +106,8 @@ class Application:
         self._health_task: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
-        """Serve; returns the port. Raises `PortTakenError`."""
+        """Serve; returns the port. Raises `AddressError`."""
+        await self._settings.listen.require_free()
         server = grpc.aio.server(options=SERVER_OPTIONS)
         server.add_generic_rpc_handlers((generic_handler(self._servicer, self._calls),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -104,9 +115,7 @@ class Application:
         try:
             port = server.add_insecure_port(str(self._settings.listen))
         except RuntimeError:
-            raise PortTakenError(
-                f"cannot listen on {self._settings.listen}: the port is taken, or the address is not this machine's"
-            ) from None
+            raise AddressError(f"cannot listen on {self._settings.listen}") from None
         self.trading.start()
         self._positions.start()
         self._listener.start()
@@ -124,10 +133,14 @@ class Application:
         await self._health.enter_graceful_shutdown()
         self._servicer.draining = True
         self._news.wake()
-        await self.trading.stop()
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + STOP_GRACE_S
+        _, unfinished = await asyncio.wait([asyncio.create_task(self.trading.stop())], timeout=STOP_GRACE_S)
+        if unfinished:
+            logger.error("the database did not let us finish in %d s; callers are left without an answer", STOP_GRACE_S)
         await self._answer_late_calls()
         if self._server is not None:
-            await self._server.stop(STOP_GRACE_S)
+            await self._server.stop(max(MIN_STOP_GRACE_S, deadline - clock()))
         await self._positions.stop()
         await self._listener.stop()
         await self._writes.close()
@@ -148,22 +161,33 @@ class Application:
             await asyncio.sleep(HEALTH_INTERVAL_S)
             now_healthy = await self._is_healthy()
             if now_healthy is not healthy:
-                logger.warning("the database is %s", "back" if now_healthy else "away: NOT_SERVING")
+                logger.warning("%s", "SERVING again" if now_healthy else "NOT_SERVING: the database cannot be used")
                 healthy = now_healthy
                 await self._tell_health(healthy=healthy)
 
     async def _is_healthy(self) -> bool:
+        """Whether trades can be decided and recorded, whatever it is that says no."""
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                await self._log.last_position()
-        except (ChallengeError, TimeoutError):
+                return await self._reads.is_writable() and self.trading.is_running
+        except (ChallengeError, TimeoutError, psycopg.Error, exc.SQLAlchemyError) as error:
+            logger.debug("not healthy: %s", brief(error))
             return False
-        return self.trading.is_running
 
     async def _tell_health(self, *, healthy: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if healthy else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in ("", SERVICE.full_name):
             await self._health.set(service, status)
+
+
+def _log_event(event: ChallengeEvent) -> None:
+    logger.info(
+        "challenge_id=%s %s%s on trade_sequence=%s",
+        event.challenge_id,
+        event.new_status,
+        f" by {event.reason}" if event.reason else "",
+        event.trade_sequence or 0,
+    )
 
 
 async def serve(url: URL, settings: ServeSettings, *, ready: Callable[[int], None]) -> None:

@@ -1,10 +1,13 @@
 """The operator's command line. The one place that reads the environment."""
 
+import importlib.metadata
 import logging
+import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import grpc
@@ -12,10 +15,18 @@ import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy import exc
 
-from challenge_engine.database import DatabaseError, brief, migrate, normalise_url
-from challenge_engine.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_data_dir
+from challenge_engine.database import DatabaseError, brief, migrate
+from challenge_engine.embedded import EmbeddedPostgresError, binary
 from challenge_server import application
-from challenge_server.settings import DEFAULT_LISTEN, DEFAULT_MAX_CLOCK_SKEW_S, Address, ServeSettings, SettingsError
+from challenge_server.settings import (
+    DEFAULT_LISTEN,
+    DEFAULT_MAX_CLOCK_SKEW_S,
+    Address,
+    AddressError,
+    DatabaseSettings,
+    ServeSettings,
+    SettingsError,
+)
 
 app = typer.Typer(
     name="challenge-engine",
@@ -26,24 +37,29 @@ app = typer.Typer(
 )
 
 HEALTH_TIMEOUT_S = 5.0
+URL_VARIABLE = "CHALLENGE_DATABASE_URL"
+DATA_DIR_VARIABLE = "CHALLENGE_DATA_DIR"
 
 Listen = Annotated[
-    str, typer.Option("--listen", envvar="CHALLENGE_LISTEN", metavar="HOST:PORT", help="Where to serve.")
+    str, typer.Option("--listen", envvar="CHALLENGE_LISTEN", metavar="HOST:PORT", help="Where to listen.")
+]
+AskedServer = Annotated[
+    str, typer.Option("--listen", envvar="CHALLENGE_LISTEN", metavar="HOST:PORT", help="Where the server listens.")
 ]
 DatabaseUrl = Annotated[
     str | None,
     typer.Option(
         "--database-url",
-        envvar="CHALLENGE_DATABASE_URL",
+        envvar=URL_VARIABLE,
         metavar="URL",
         help="PostgreSQL 15 or newer, postgresql://user:password@host:5432/name. Without it: the embedded PostgreSQL.",
     ),
 ]
 DataDir = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--data-dir",
-        envvar="CHALLENGE_DATA_DIR",
+        envvar=DATA_DIR_VARIABLE,
         metavar="DIR",
         help="Where the embedded PostgreSQL keeps its data. Default: challenge-engine in the user's data home.",
     ),
@@ -75,25 +91,31 @@ def serve(
     with _clear_errors():
         _log_to_stderr(log_level)
         address = Address.parse(listen)
-        settings = ServeSettings(address, database_url, data_dir, max_clock_skew, insecure)
-        with application.ready_database(settings, _say) as url:
+        settings = ServeSettings(address, max_clock_skew, insecure)
+        with application.ready_database(_database(database_url, data_dir), _say) as url:
             application.run(application.serve(url, settings, ready=lambda port: _tell_ready(address.host, port)))
 
 
 @app.command("migrate")
 def migrate_command(database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
     """Bring the schema of a database to the revision this release needs."""
-    with _clear_errors():
-        if database_url is not None:
-            revision = migrate(normalise_url(database_url))
-        else:
-            with EmbeddedPostgres.open(data_dir or default_data_dir(), progress=_say) as postgres:
-                revision = migrate(normalise_url(postgres.url))
-        typer.echo(f"the schema is at revision {revision}")
+    with _clear_errors(), application.open_database(_database(database_url, data_dir), _say) as url:
+        typer.echo(f"the schema is at revision {migrate(url)}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def psql(context: typer.Context, database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
+    """Open psql on the database, also on the embedded one; what follows is passed on to psql."""
+    with _clear_errors(), application.open_database(_database(database_url, data_dir), _say) as url:
+        # By environment, so that the password does not stand in the list of processes.
+        asked = {"PGHOST": url.host or url.query.get("host"), "PGPORT": url.port or url.query.get("port"),
+                 "PGUSER": url.username, "PGPASSWORD": url.password, "PGDATABASE": url.database}  # fmt: skip
+        environment = os.environ | {name: str(value) for name, value in asked.items() if value}
+        raise typer.Exit(subprocess.call([binary("psql"), *context.args], env=environment))  # noqa: S603 -- what was asked
 
 
 @app.command()
-def health(listen: Listen = DEFAULT_LISTEN) -> None:
+def health(listen: AskedServer = DEFAULT_LISTEN) -> None:
     """Ask a running server whether it serves; the exit code is 0 when it does. For containers."""
     with _clear_errors():
         address = Address.parse(listen)
@@ -119,9 +141,34 @@ def demo() -> None:
         run_demo()
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"challenge-engine {importlib.metadata.version('challenge-engine')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Say which one this is.")
+    ] = False,
+) -> None:
+    """Decides prop-firm challenges trade by trade: exact, durable, auditable, over gRPC."""
+
+
 def main() -> None:
     """The console script."""
+    # What gRPC's core writes about a taken port says less than our own message does.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app()
+
+
+def _database(database_url: str | None, data_dir: str | None) -> DatabaseSettings:
+    """The database that was chosen. An empty variable counts as given, and is refused like an empty option."""
+    return DatabaseSettings.parse(
+        os.environ.get(URL_VARIABLE) if database_url is None else database_url,
+        os.environ.get(DATA_DIR_VARIABLE) if data_dir is None else data_dir,
+    )
 
 
 @contextmanager
@@ -129,9 +176,9 @@ def _clear_errors() -> Iterator[None]:
     """Turn what an operator can mend into one line and exit code 1."""
     try:
         yield
-    except (SettingsError, DatabaseError, EmbeddedPostgresError, application.PortTakenError) as error:
+    except (SettingsError, DatabaseError, EmbeddedPostgresError, AddressError) as error:
         _fail(str(error))
-    except exc.OperationalError as error:
+    except exc.DBAPIError as error:
         _fail(f"the database cannot be used: {brief(error.orig or error)}")
 
 
@@ -153,5 +200,9 @@ def _log_to_stderr(level: str) -> None:
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise SettingsError(f"--log-level must be debug, info, warning or error; got {level!r}")
-    logging.basicConfig(level=number, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=number, handlers=[handler])
     logging.getLogger("alembic").setLevel(logging.WARNING)

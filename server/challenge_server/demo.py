@@ -24,7 +24,7 @@ from challenge_client import (
 )
 from challenge_server.application import Application, ready_database, run
 from challenge_server.fills import Fill, read_fills
-from challenge_server.settings import Address, ServeSettings
+from challenge_server.settings import Address, DatabaseSettings, ServeSettings
 
 INITIAL_BALANCE = Decimal(100_000)
 COLOURS = {ChallengeStatus.FUNDED: "bold green", ChallengeStatus.FAILED: "bold red", ChallengeStatus.ACTIVE: "cyan"}
@@ -52,8 +52,9 @@ def run_demo(console: Console | None = None) -> list[Run]:
     console = console or Console()
     with tempfile.TemporaryDirectory(prefix="challenge-demo-") as directory:
         console.print(f"Starting PostgreSQL and the server in [bold]{directory}[/]")
-        settings = ServeSettings(Address("127.0.0.1", 0), None, Path(directory) / "data")
-        with ready_database(settings, lambda message: console.print(f"  {message}", style="dim")) as url:
+        settings = ServeSettings(Address("127.0.0.1", 0))
+        database = DatabaseSettings(data_dir=Path(directory) / "data")
+        with ready_database(database, lambda message: console.print(f"  {message}", style="dim")) as url:
             runs = run(_serve_and_send(console, url, settings))
     _print_runs(console, runs)
     return runs

@@ -119,6 +119,7 @@ class ChallengeServicer:
             checks.refuse("after_cursor", "must not be empty; use from_beginning or from_now to start without one")
         checks.raise_if_any()
         after = await self._start(request, wanted)
+        cursor = await self._log.cursors(wanted)
         async for message in self._log.follow(
             wanted,
             after=after,
@@ -126,8 +127,8 @@ class ChallengeServicer:
             from_now=start == "from_now",
             stopping=lambda: self.draining,
         ):
-            yield wire.stream_message_to(message, await self._log.cursor(wanted, message.position))
-        raise DrainingError
+            yield wire.stream_message_to(message, cursor(message.position))
+        raise DrainingError("the server is shutting down; follow on from another, after the last cursor")
 
     async def _start(self, request: pb.StreamEventsRequest, wanted: EventFilter) -> int:
         """The position after which a stream begins."""

@@ -1,11 +1,18 @@
 """What an operator can set, checked once at start."""
 
+import asyncio
+import errno
 import ipaddress
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_LISTEN = "127.0.0.1:50051"
 DEFAULT_MAX_CLOCK_SKEW_S = 5.0
+
+
+class AddressError(RuntimeError):
+    """The address cannot be listened on; the message says why."""
 
 
 class SettingsError(ValueError):
@@ -42,17 +49,60 @@ class Address:
         except ValueError:
             return False
 
+    async def require_free(self) -> None:
+        """Raise `AddressError` unless every address behind the host can be listened on.
+
+        grpc is content with one of several: a second server on `localhost` would share half of the first one's callers.
+        """
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                self.host.strip("[]"), self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except OSError as error:
+            raise AddressError(f"cannot listen on {self}: {error.strerror}") from None
+        for family, kind, protocol, _, address in found:
+            try:
+                with socket.socket(family, kind, protocol) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    if family == socket.AF_INET6:
+                        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                    probe.bind(address)
+                    probe.listen()
+            except OSError as error:
+                # A machine without IPv6 may still name ::1 for localhost.
+                if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) and len(found) > 1:
+                    continue
+                reason = "the port is taken" if error.errno == errno.EADDRINUSE else error.strerror
+                raise AddressError(f"cannot listen on {self}: {reason}") from None
+
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """Which database: the one of `url`, or without it the embedded PostgreSQL in `data_dir` (None: the user's own)."""
+
+    url: str | None = None
+    data_dir: Path | None = None
+
+    @classmethod
+    def parse(cls, url: str | None, data_dir: str | None) -> "DatabaseSettings":
+        """What was given as options or environment. Empty ones are refused: a forgotten secret is not a choice."""
+        if url == "":
+            raise SettingsError("--database-url (CHALLENGE_DATABASE_URL) is empty: give a URL, or do not set it at all")
+        if data_dir == "":
+            raise SettingsError("--data-dir (CHALLENGE_DATA_DIR) is empty: give a directory, or do not set it at all")
+        if url is not None and data_dir is not None:
+            raise SettingsError("give --database-url or --data-dir, not both: a data directory is for the embedded one")
+        return cls(url, None if data_dir is None else Path(data_dir))
+
+
+@dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """The settings of one server process. `database_url` None means the embedded PostgreSQL in `data_dir`."""
+    """The settings of one server process."""
 
     listen: Address
-    database_url: str | None
-    data_dir: Path | None
     max_clock_skew_s: float = DEFAULT_MAX_CLOCK_SKEW_S
     insecure: bool = False
 
@@ -62,7 +112,5 @@ class ServeSettings:
                 f"{self.listen} can be reached from other machines, and this release has no TLS and no authentication:"
                 " listen on a loopback address, or pass --insecure when something in front protects it"
             )
-        if self.database_url is not None and self.data_dir is not None:
-            raise SettingsError("give --database-url or --data-dir, not both: a data directory is for the embedded one")
         if not 0 <= self.max_clock_skew_s <= 3600:
             raise SettingsError(f"--max-clock-skew must be 0 to 3600 seconds, got {self.max_clock_skew_s:g}")

@@ -307,7 +307,8 @@ class Proxy:
     """A wire between the engine and PostgreSQL that a test can cut.
 
     `away` refuses new connections and breaks the open ones. `lose_next_commit` lets the next COMMIT through to the
-    database and cuts the wire before its answer comes back.
+    database and cuts the wire before its answer comes back. While `answering` is not set, nothing comes back at all and
+    the connections stay open; `freeze_next_commit` clears it when the next COMMIT has gone through.
     """
 
     def __init__(self, url: URL) -> None:
@@ -317,6 +318,9 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._port = 0
         self.lose_next_commit = False
+        self.freeze_next_commit = False
+        self.answering = asyncio.Event()
+        self.answering.set()
         self.lost = 0
 
     async def listen(self) -> None:
@@ -368,6 +372,9 @@ class Proxy:
                 if self.lose_next_commit and b"COMMIT\0" in data:
                     self.lose_next_commit = False
                     committing.set()
+                if self.freeze_next_commit and b"COMMIT\0" in data:
+                    self.freeze_next_commit = False
+                    self.answering.clear()
                 up_writer.write(data)
 
         async def down() -> None:
@@ -375,6 +382,7 @@ class Proxy:
                 if committing.is_set():
                     self.lost += 1
                     return
+                await self.answering.wait()
                 writer.write(data)
 
         both = {asyncio.create_task(up()), asyncio.create_task(down())}

@@ -111,7 +111,7 @@ class TestPages:
     async def test_a_token_of_another_list_is_refused(self, engine: RunningEngine):
         failed, *_ = await lives(engine)
         _, token = await engine.log.page(ALL, after=0, limit=1, page_token="")
-        cursor = await engine.log.cursor(ALL, 1)
+        cursor = (await engine.log.cursors(ALL))(1)
         for wanted, after, bad in (
             (EventFilter((failed,)), 0, token),
             (EventFilter((), (PENDING,)), 0, token),
@@ -134,7 +134,7 @@ class TestCursors:
     async def test_a_cursor_stands_for_its_position_also_in_another_process(self, engine: RunningEngine):
         failed, funded, _ = await lives(engine)
         wanted = EventFilter((failed, funded), (FAILED, FUNDED))
-        cursor = await engine.log.cursor(wanted, 5)
+        cursor = (await engine.log.cursors(wanted))(5)
         assert await engine.log.position_of(wanted, cursor) == 5
         async with running_engine(engine.url, assign=False) as other:
             same = EventFilter((funded, failed, failed), (FUNDED, FAILED))
@@ -142,7 +142,7 @@ class TestCursors:
 
     async def test_a_cursor_of_another_filter_is_refused(self, engine: RunningEngine):
         failed, funded, _ = await lives(engine)
-        cursor = await engine.log.cursor(EventFilter((failed,), (FAILED,)), 5)
+        cursor = (await engine.log.cursors(EventFilter((failed,), (FAILED,))))(5)
         for other in (
             ALL,
             EventFilter((failed,)),
@@ -155,20 +155,20 @@ class TestCursors:
 
     async def test_a_cursor_of_another_log_is_refused(self, engine: RunningEngine):
         await lives(engine)
-        cursor = await engine.log.cursor(ALL, 5)
+        cursor = (await engine.log.cursors(ALL))(5)
         await sql(engine.url, "UPDATE event_log SET log_id = gen_random_uuid()")
         with pytest.raises(CursorMismatchError):
             await EventLog(engine.database, engine.news).position_of(ALL, cursor)
 
     async def test_a_cursor_ahead_of_the_log_is_refused(self, engine: RunningEngine):
         await lives(engine)
-        assert await engine.log.position_of(ALL, await engine.log.cursor(ALL, 7)) == 7
+        assert await engine.log.position_of(ALL, (await engine.log.cursors(ALL))(7)) == 7
         with pytest.raises(CursorMismatchError):
-            await engine.log.position_of(ALL, await engine.log.cursor(ALL, 8))
+            await engine.log.position_of(ALL, (await engine.log.cursors(ALL))(8))
 
     async def test_malformed_cursors_are_refused(self, engine: RunningEngine):
         await lives(engine)
-        cursor = await engine.log.cursor(ALL, 5)
+        cursor = (await engine.log.cursors(ALL))(5)
         _, page_token = await engine.log.page(ALL, after=0, limit=1, page_token="")
         changed = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))[:-2] + b"6]"
         for bad in (

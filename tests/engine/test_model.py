@@ -183,10 +183,10 @@ class World:
         key = (one.challenge_id, trade.trade_id)
         if told["outcome"] == "rejection":
             return told, None
-        if told["replayed"]:
-            return told, self.recorded_at[key]
         if one.validate_only:
             return told, None
+        if told["replayed"]:
+            return told, self.recorded_at[key]
         self.accepted[index][trade.trade_id] = one
         self.recorded_at[key] = from_datetime(self.now[0])
         return told, self.recorded_at[key]

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import URL
 
-from challenge_engine.database import Database, DatabaseError, check_revision, migrate, newest_revision, normalise_url
+from challenge_engine.database import Database, DatabaseError, check_usable, migrate, newest_revision, normalise_url
 from challenge_engine.schema import metadata
 from tests.engine.harness import conninfo, eventually, new_id, value
 
@@ -146,22 +146,24 @@ class TestMigrating:
     def test_migrations_at_the_same_time_queue_up(self, session_database_url: URL):
         with empty_database(session_database_url) as url, ThreadPoolExecutor(3) as pool:
             assert list(pool.map(migrate, [url] * 3)) == [newest_revision()] * 3
-            check_revision(url)
+            check_usable(url)
 
     def test_a_database_without_the_schema_is_told_how_to_get_it(self, session_database_url: URL):
         with empty_database(session_database_url) as url:
             with pytest.raises(DatabaseError, match=r"revision none, .* run: challenge-engine migrate"):
-                check_revision(url)
+                check_usable(url)
             migrate(url)
-            check_revision(url)
+            check_usable(url)
 
-    def test_a_database_of_another_release_is_told_how_to_get_this_ones_schema(self, session_database_url: URL):
+    def test_a_database_of_a_newer_release_is_neither_used_nor_migrated(self, session_database_url: URL):
         with empty_database(session_database_url) as url:
             migrate(url)
             with psycopg.connect(conninfo(url), autocommit=True) as connection:
                 connection.execute("UPDATE alembic_version SET version_num = '9999'")
-            with pytest.raises(DatabaseError, match=r"revision 9999, .* needs \d+; run: challenge-engine migrate"):
-                check_revision(url)
+            with pytest.raises(DatabaseError, match=r"revision 9999, .* newer release: upgrade challenge-engine"):
+                check_usable(url)
+            with pytest.raises(DatabaseError, match=r"revision 9999, .* newer release: upgrade challenge-engine"):
+                migrate(url)
 
     def test_each_log_has_an_identity_of_its_own(self, session_database_url: URL):
         ids = []

@@ -433,7 +433,7 @@ def test_full_queues_are_overloaded_with_a_time_to_come_back_and_the_rest_is_ans
             assert [result.decision.sequence for result in call.result().results] == [1] * 500
 
 
-LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR) \S+: ")
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) \S+: ")
 
 
 def test_refused_trades_are_logged_with_ids_and_reason(own: Own) -> None:

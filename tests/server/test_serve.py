@@ -241,6 +241,81 @@ def test_health_is_not_serving_while_the_database_is_away(
         make_challenge(challenges)
 
 
+def test_a_database_that_cannot_be_written_is_unavailable_not_serving_and_used_again_afterwards(
+    postgres: EmbeddedPostgres, database_url: URL, start_server: Start
+) -> None:
+    """As after a failover that left us on the standby; and a lost privilege does not end the watch over health."""
+    server = start_server("--database-url", url_text(database_url))
+    name = sql.Identifier(str(database_url.database))
+    with (
+        connected(server.address) as stub,
+        psycopg.connect(postgres.conninfo, autocommit=True) as outside,
+        psycopg.connect(libpq(database_url), autocommit=True) as inside,
+    ):
+        terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'challenge-engine'"
+
+        def health() -> str:
+            return command("health", "--listen", server.address).stdout.strip()
+
+        outside.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+        inside.execute(terminate + " AND datname = current_database()")
+        refused = refused_to_create(stub)
+        assert (refused.code, refused.reason) == ("UNAVAILABLE", "DATABASE_UNAVAILABLE")
+        eventually(lambda: health() == "NOT_SERVING")
+        outside.execute(sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(name))
+        inside.execute(terminate + " AND datname = current_database()")
+        eventually(lambda: health() == "SERVING")
+        inside.execute("ALTER TABLE event_log RENAME TO event_log_away")
+        eventually(lambda: health() == "NOT_SERVING")
+        inside.execute("ALTER TABLE event_log_away RENAME TO event_log")
+        eventually(lambda: health() == "SERVING")
+        make_challenge(stub)
+
+
+def test_a_role_that_lacks_privileges_is_told_which(postgres: EmbeddedPostgres, database_url: URL) -> None:
+    with psycopg.connect(libpq(database_url), autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS clerk")
+        connection.execute("CREATE ROLE clerk LOGIN")
+        try:
+            url = url_text(database_url.set(username="clerk"))
+            said = failed("serve", "--listen", "127.0.0.1:0", "--database-url", url)
+            assert "permission denied" in said
+            connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO clerk")
+            connection.execute("GRANT INSERT ON trades TO clerk")
+            said = failed("serve", "--listen", "127.0.0.1:0", "--database-url", url)
+            assert "UPDATE on challenges" in said
+            assert "INSERT on trades" not in said
+            said = failed(
+                "migrate", "--database-url", url_text(database_url.set(username="clerk", database="postgres"))
+            )
+            assert "permission denied" in said
+        finally:
+            connection.execute("DROP OWNED BY clerk")
+            connection.execute("DROP ROLE clerk")
+
+
+def test_localhost_is_taken_when_either_of_its_addresses_is(server_address: str, session_database_url: URL) -> None:
+    port = server_address.rpartition(":")[2]
+    said = failed("serve", "--listen", f"localhost:{port}", "--database-url", url_text(session_database_url))
+    assert f"cannot listen on localhost:{port}: the port is taken" in said
+
+
+@pytest.mark.parametrize("subcommand", ["serve", "migrate", "psql"])
+def test_an_empty_choice_of_database_is_refused_and_so_are_two(subcommand: str, tmp_path: Path) -> None:
+    """An empty variable is a forgotten secret, not a wish for the embedded database."""
+    assert "CHALLENGE_DATABASE_URL" in failed(subcommand, environment={"CHALLENGE_DATABASE_URL": ""})
+    assert "--data-dir" in failed(subcommand, "--data-dir", "")
+    both = ("--database-url", "postgresql://localhost/x", "--data-dir", str(tmp_path / "data"))
+    assert "not both" in failed(subcommand, *both)
+    assert not (tmp_path / "data").exists()
+
+
+def test_psql_opens_the_database_of_the_service(session_database_url: URL) -> None:
+    url = url_text(session_database_url)
+    printed = command("psql", "--database-url", url, "-At", "-c", "SELECT count(*) FROM event_log")
+    assert (printed.returncode, printed.stdout) == (0, "1\n")
+
+
 def test_reflection_lists_the_service(server_address: str) -> None:
     options = ["--protocol", "grpc", "--http2-prior-knowledge"]
     buf = [str(Path(sys.executable).parent / "buf"), "curl", *options]

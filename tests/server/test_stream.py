@@ -360,8 +360,8 @@ async def test_a_client_that_cancels_or_leaves_ends_the_stream_on_the_server() -
         async def last_position(self) -> int:
             return 0
 
-        async def cursor(self, _wanted: EventFilter, _position: int) -> str:
-            return "cursor"
+        async def cursors(self, _wanted: EventFilter) -> Callable[[int], str]:
+            return str
 
         async def follow(self, *_: object, **__: object) -> AsyncIterator[Heartbeat]:
             try:

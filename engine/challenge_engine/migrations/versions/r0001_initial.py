@@ -210,6 +210,10 @@ STATEMENTS = (
         """
         for table in ("trades", "challenge_events", "event_positions")
     ),
+    """
+    CREATE TRIGGER event_outbox_not_emptied BEFORE TRUNCATE ON event_outbox
+        EXECUTE FUNCTION challenge_engine_refuse('events that wait for their position would lose it')
+    """,
 )
 
 
