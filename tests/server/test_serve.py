@@ -259,7 +259,8 @@ def test_a_database_that_cannot_be_written_is_unavailable_not_serving_and_used_a
 
         outside.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
         inside.execute(terminate + " AND datname = current_database()")
-        refused = refused_to_create(stub)
+        # Sessions end a moment after they are told to.
+        refused = eventually(lambda: refused_to_create(stub))
         assert (refused.code, refused.reason) == ("UNAVAILABLE", "DATABASE_UNAVAILABLE")
         eventually(lambda: health() == "NOT_SERVING")
         outside.execute(sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(name))
@@ -440,7 +441,9 @@ def test_a_stop_under_load_answers_what_was_accepted_and_leaves_no_postgresql(
         began = time.monotonic()
         assert server.stop(signal_number) == 0
         assert time.monotonic() - began < 15
-        assert not any(processes_of(embedded_dir).values())
+        assert not processes_of(embedded_dir)["postgres"]
+        # The supervisor notices within its poll interval.
+        eventually(lambda: not processes_of(embedded_dir)["supervisor"])
         load.join()
         acknowledged |= load.acknowledged
         assert "Traceback" not in server.stderr()
