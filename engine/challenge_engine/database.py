@@ -102,14 +102,16 @@ class Database:
             try:
                 yield connection
             finally:
-                # What is being raised matters more than how the rollback fares; a connection it fails on is dropped.
-                with suppress(psycopg.Error):
-                    await connection.rollback()
-                if connection.closed or connection.info.transaction_status != pq.TransactionStatus.IDLE:
-                    await pooled.invalidate()
-                    # The others in the pool are most likely lost as well: whoever tries again gets a new one.
-                    await self.engine.dispose()
-                watchdog.cancel()
+                try:
+                    # What is being raised matters more than how this fares; a connection it fails on is dropped.
+                    with suppress(psycopg.Error):
+                        await connection.rollback()
+                    if connection.closed or connection.info.transaction_status != pq.TransactionStatus.IDLE:
+                        await pooled.invalidate()
+                        # The others in the pool are most likely lost as well: whoever tries again gets a new one.
+                        await self.engine.dispose()
+                finally:
+                    watchdog.cancel()
 
     @asynccontextmanager
     async def dedicated_connection(self) -> AsyncIterator[Connection]:
