@@ -52,8 +52,7 @@ SERVER_OPTIONS = (
 def open_database(settings: DatabaseSettings, progress: Callable[[str], None]) -> Iterator[URL]:
     """The database to use, as it is: the given one, or the embedded one, started."""
     if settings.url is not None:
-        url = normalise_url(settings.url)
-        yield url
+        yield normalise_url(settings.url)
         return
     with EmbeddedPostgres.open(settings.data_dir or default_data_dir(), progress=progress) as postgres:
         yield normalise_url(postgres.url)
@@ -73,7 +72,7 @@ def ready_database(settings: DatabaseSettings, progress: Callable[[str], None]) 
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop, where there is one: it was measured faster than asyncio's own loop."""
+    """Run on uvloop, where there is one."""
     if sys.platform == "win32":
         return asyncio.run(coroutine)
     import uvloop  # noqa: PLC0415 -- not there on Windows
