@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,10 +85,12 @@ class ServerProcess:
 
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.arguments = arguments
+        # A file, not a pipe: a server that logs more than a pipe holds would wait for a reader.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 -- kept open for as long as the server runs
         self.process = subprocess.Popen(
             [sys.executable, "-m", "challenge_server", "serve", *arguments],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._stderr,
             env=os.environ | (environment or {}),
         )
         self.address = ""
@@ -120,9 +123,16 @@ class ServerProcess:
         self.process.wait()
 
     def stderr(self) -> str:
-        """All the server has said on standard error; only after its end."""
-        assert self.process.stderr is not None
-        return self.process.stderr.read().decode()
+        """All the server has said on standard error so far."""
+        return os.pread(self._stderr.fileno(), os.fstat(self._stderr.fileno()).st_size, 0).decode()
+
+    def close(self) -> None:
+        """End the server if it still runs, and let go of what it said."""
+        if self.process.poll() is None:
+            self.kill()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._stderr.close()
 
 
 @pytest.fixture
@@ -138,9 +148,7 @@ def start_server() -> Iterator[Callable[..., ServerProcess]]:
 
     yield start
     for server in started:
-        if server.process.poll() is None:
-            server.kill()
-        server.process.communicate()
+        server.close()
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +164,7 @@ def server_address(session_database_url: URL, tmp_path_factory: pytest.TempPathF
     )
     yield server.wait_ready()
     assert server.stop() == 0
-    server.process.communicate()
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,8 @@ def fresh(postgres: EmbeddedPostgres) -> Iterator[Fresh]:
         with psycopg.connect(libpq(url), autocommit=True) as connection:
             yield address, connection, snapshot(connection)
         assert server.stop() == 0
-        said = server.process.communicate()[1].decode()
+        said = server.stderr()
+        server.close()
         assert said == "", "bad input must not be worth a warning to the operator"
 
 

@@ -177,7 +177,7 @@ def two_servers(server_address: str, session_database_url: URL) -> Iterator[list
     other = ServerProcess("--listen", "127.0.0.1:0", "--log-level", "error", "--database-url", url)
     yield [server_address, other.wait_ready()]
     assert other.stop() == 0
-    other.process.communicate()
+    other.close()
 
 
 def test_two_servers_on_one_database_number_trades_without_gaps_and_agree(

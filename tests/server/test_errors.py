@@ -1,8 +1,6 @@
 """Each row of the design's error table: code, reason and metadata are the same for one call and inside a batch."""
 
-import os
 import re
-import select
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -248,6 +246,7 @@ class Own:
         self.server = server
         self.stub = stub
         self.connection = connection
+        self._told = 0
 
     def plant(self, action: str, *, deferred: bool = False) -> None:
         """Let PostgreSQL do something whenever a trade_id that begins with `bad` is written."""
@@ -273,12 +272,9 @@ class Own:
 
     def log(self) -> str:
         """What the server has said since the last time. It logs before it answers, so nothing has to be waited for."""
-        assert self.server.process.stderr is not None
-        descriptor = self.server.process.stderr.fileno()
-        said = b""
-        while select.select([descriptor], [], [], 0)[0] and (chunk := os.read(descriptor, 65536)):
-            said += chunk
-        return said.decode()
+        said = self.server.stderr()
+        news, self._told = said[self._told :], len(said)
+        return news
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +284,7 @@ def module_own(postgres: EmbeddedPostgres) -> Iterator[Own]:
         with connected(server.wait_ready()) as stub, psycopg.connect(libpq(url), autocommit=True) as connection:
             yield Own(server, stub, connection)
         assert server.stop() == 0
-        server.process.communicate()
+        server.close()
 
 
 @pytest.fixture
