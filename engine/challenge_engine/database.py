@@ -19,7 +19,7 @@ from psycopg.rows import TupleRow
 from sqlalchemy import create_engine, event, exc, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.engine import Connection as SyncConnection
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from challenge_engine import queries
 from challenge_rules.errors import DatabaseUnavailableError
@@ -95,23 +95,28 @@ class Database:
 
         The statements of the service run on psycopg itself: its pipeline sends several in one round trip.
         """
-        async with self.engine.connect() as pooled:
-            raw = await pooled.get_raw_connection()
-            connection = cast("Connection", raw.driver_connection)
-            watchdog = asyncio.get_running_loop().call_later(TRANSACTION_TIMEOUT_S, _cut, connection)
+        async with self.engine.connect() as pooled, self._transaction(pooled) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _transaction(self, pooled: AsyncConnection) -> AsyncIterator[Connection]:
+        raw = await pooled.get_raw_connection()
+        connection = cast("Connection", raw.driver_connection)
+        watchdog = asyncio.get_running_loop().call_later(TRANSACTION_TIMEOUT_S, _cut, connection)
+        try:
+            yield connection
+        finally:
             try:
-                yield connection
-            finally:
-                try:
+                if connection.info.transaction_status != pq.TransactionStatus.IDLE:
                     # What is being raised matters more than how this fares; a connection it fails on is dropped.
                     with suppress(psycopg.Error):
                         await connection.rollback()
-                    if connection.closed or connection.info.transaction_status != pq.TransactionStatus.IDLE:
-                        await pooled.invalidate()
-                        # The others in the pool are most likely lost as well: whoever tries again gets a new one.
-                        await self.engine.dispose()
-                finally:
-                    watchdog.cancel()
+                if connection.closed or connection.info.transaction_status != pq.TransactionStatus.IDLE:
+                    await pooled.invalidate()
+                    # The others in the pool are most likely lost as well: whoever tries again gets a new one.
+                    await self.engine.dispose()
+            finally:
+                watchdog.cancel()
 
     @asynccontextmanager
     async def dedicated_connection(self) -> AsyncIterator[Connection]:
@@ -140,6 +145,35 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()
+
+
+class KeptConnection:
+    """A connection that stays with one user between its transactions: to borrow one each time costs more than a trade.
+
+    After an error it goes back to the pool, which drops it if it is lost, and the next use borrows another.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._pooled: AsyncConnection | None = None
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """As `Database.connection`, for one use at a time."""
+        if self._pooled is None:
+            self._pooled = await self._database.engine.connect()
+        try:
+            async with self._database._transaction(self._pooled) as connection:
+                yield connection
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        pooled, self._pooled = self._pooled, None
+        if pooled is not None:
+            await pooled.close()
 
 
 def _cut(connection: Connection) -> None:

@@ -38,6 +38,7 @@ MAX_RESTARTS = 5
 HEALTHY_AFTER_S = 60.0
 """A PostgreSQL that ran this long before it crashed starts a new row."""
 MAX_SOCKET_PATH_BYTES = 107
+MAX_CONNECTIONS = 400
 
 
 def spawn(directory: DataDirectory, binaries: Path, account: Account) -> None:
@@ -125,6 +126,9 @@ class Supervisor:
             # While a restored backup is recovering, PostgreSQL would else let readers in and call itself ready.
             "hot_standby": "off",
         }
+        if ON_LINUX:
+            # Enough for a server of many processes. Elsewhere each may cost the postmaster a file descriptor.
+            settings["max_connections"] = str(MAX_CONNECTIONS)
         with directory.open_log() as log:
             self._child = self._account.popen(
                 [

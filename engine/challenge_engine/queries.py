@@ -17,7 +17,7 @@ def _tenthousandths(column: str) -> str:
 CHALLENGE_COLUMNS = f"""
     c.challenge_id::text, c.status, c.status_reason, c.initial_balance::text,
     {_tenthousandths("c.max_daily_drawdown_pct")}, {_tenthousandths("c.max_total_drawdown_pct")},
-    {_tenthousandths("c.profit_target_pct")}, c.currency_code, c.labels, c.rules_version,
+    {_tenthousandths("c.profit_target_pct")}, c.currency_code, c.labels::text, c.rules_version,
     c.equity::text, c.peak_equity::text, c.daily_start_equity::text, c.trading_day - DATE '1970-01-01',
     c.last_sequence, c.event_count,
     {_micros("c.created_at")}, {_micros("c.activated_at")}, {_micros("c.closed_at")}, {_micros("c.last_executed_at")}

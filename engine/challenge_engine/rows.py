@@ -1,8 +1,10 @@
 """The one mapping between the rows of the database and the values of the rules."""
 
-import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
+
+import orjson
 
 from challenge_rules import (
     ChallengeEngine,
@@ -18,6 +20,7 @@ from challenge_rules import (
     RuleEvaluation,
     Trade,
 )
+from challenge_rules.challenge import Labels
 from challenge_rules.limits import format_percentage, parse_percentage
 from challenge_rules.money import DECIMAL_PLACES, format_amount, format_scaled, parse_amount, parse_scaled
 from challenge_rules.rules import OBSERVED_PLACES
@@ -25,10 +28,28 @@ from challenge_rules.timestamps import day_to_iso, from_iso, to_iso
 
 Row = Sequence[Any]
 
+# Looking a member up by value is several times faster than calling its Enum.
+_STATUSES = {status.value: status for status in ChallengeStatus}
+_RULES: dict[str | None, Rule | None] = {None: None, **{rule.value: rule for rule in Rule}}
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()
+
 
 def _units(text: str) -> int:
     """Units of an amount that PostgreSQL prints: numeric(24,8) always shows its eight decimals."""
     return int(text.replace(".", ""))
+
+
+@lru_cache(maxsize=1024)
+def _limits(max_daily_drawdown_pct: int, max_total_drawdown_pct: int, profit_target_pct: int) -> Limits:
+    return Limits(max_daily_drawdown_pct, max_total_drawdown_pct, profit_target_pct)
+
+
+@lru_cache(maxsize=1024)
+def _labels(text: str) -> Labels:
+    return tuple(sorted(orjson.loads(text).items()))
 
 
 def challenge_from_row(row: Row) -> ChallengeState:
@@ -42,14 +63,14 @@ def challenge_from_row(row: Row) -> ChallengeState:
         terms=ChallengeTerms(
             challenge_id=challenge_id,
             initial_balance=_units(initial_balance),
-            limits=Limits(daily_pct, total_pct, target_pct),
+            limits=_limits(daily_pct, total_pct, target_pct),
             currency_code=currency_code,
-            labels=tuple(sorted(labels.items())),
+            labels=_labels(labels),
             rules_version=rules_version,
             created_at=created_at,
         ),
-        status=ChallengeStatus(status),
-        status_reason=Rule(reason) if reason else None,
+        status=_STATUSES[status],
+        status_reason=_RULES[reason],
         equity=_units(equity),
         peak_equity=_units(peak_equity),
         daily_start_equity=_units(daily_start_equity),
@@ -80,9 +101,9 @@ def trade_from_row(row: Row, terms: ChallengeTerms, engine: ChallengeEngine) -> 
         trade_id=trade_id,
         sequence=sequence,
         replayed=False,
-        previous_status=ChallengeStatus(previous_status),
-        status=ChallengeStatus(status),
-        reason=Rule(reason) if reason else None,
+        previous_status=_STATUSES[previous_status],
+        status=_STATUSES[status],
+        reason=_RULES[reason],
         equity=_units(equity),
         peak_equity=_units(peak_equity),
         daily_start_equity=_units(daily_start_equity),
@@ -103,9 +124,9 @@ def event_from_row(row: Row) -> ChallengeEvent:
         challenge_id=challenge_id,
         challenge_sequence=challenge_sequence,
         event_type=EventType(event_type),
-        old_status=ChallengeStatus(old_status) if old_status else None,
-        new_status=ChallengeStatus(new_status),
-        reason=Rule(reason) if reason else None,
+        old_status=_STATUSES[old_status] if old_status else None,
+        new_status=_STATUSES[new_status],
+        reason=_RULES[reason],
         trade_id=trade_id,
         trade_sequence=trade_sequence,
         equity=_units(equity),
@@ -118,7 +139,7 @@ def event_from_row(row: Row) -> ChallengeEvent:
 
 def challenge_to_json(terms: ChallengeTerms) -> str:
     """The parameter of `queries.INSERT_CHALLENGE`."""
-    return json.dumps({"challenge_id": terms.challenge_id, **_terms_to_json(terms)})
+    return _json({"challenge_id": terms.challenge_id, **_terms_to_json(terms)})
 
 
 def trades_to_json(accepted: Iterable[tuple[RecordedTrade, int]]) -> str:
@@ -145,12 +166,12 @@ def trades_to_json(accepted: Iterable[tuple[RecordedTrade, int]]) -> str:
                 "recorded_at": to_iso(decision.recorded_at),
             }
         )
-    return json.dumps(rows)
+    return _json(rows)
 
 
 def challenges_to_json(moved: Iterable[tuple[int, ChallengeState]]) -> str:
     """The parameter of `queries.UPDATE_CHALLENGES`, from new states with the version that was read."""
-    return json.dumps(
+    return _json(
         [
             {
                 "challenge_id": state.terms.challenge_id,
@@ -174,7 +195,7 @@ def challenges_to_json(moved: Iterable[tuple[int, ChallengeState]]) -> str:
 
 def events_to_json(events: Iterable[ChallengeEvent]) -> str:
     """The parameter of `queries.INSERT_EVENTS`."""
-    return json.dumps(
+    return _json(
         [
             {
                 "challenge_id": event.challenge_id,

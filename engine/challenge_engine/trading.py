@@ -9,7 +9,7 @@ import psycopg
 
 from challenge_engine.backoff import MAX_ATTEMPTS, back_off
 from challenge_engine.creating import ChallengeCreator
-from challenge_engine.database import CONFLICTS, UNAVAILABLE, Database, brief
+from challenge_engine.database import CONFLICTS, UNAVAILABLE, Database, KeptConnection, brief
 from challenge_engine.deciding import Decided, GroupDecider
 from challenge_engine.event_bus import EventBus
 from challenge_engine.internal_errors import log_internal
@@ -65,10 +65,10 @@ class TradingService:
     ) -> None:
         self.events = events or EventBus()
         self._on_commit = on_commit
-        self._database = database
-        self._clock = clock
-        self._decider = GroupDecider(clock=clock, max_clock_skew=max_clock_skew)
-        self._writer = GroupWriter(database, self._decider)
+        decider = GroupDecider(clock=clock, max_clock_skew=max_clock_skew)
+        self._kept = KeptConnection(database)
+        self._writer = GroupWriter(self._kept.connection, decider)
+        self._isolated_writer = GroupWriter(database.connection, decider)
         self._max_group = max_group
         self._waiting = WaitingTrades(max_waiting)
         self._arrived = asyncio.Event()
@@ -94,6 +94,7 @@ class TradingService:
         if self._loop_task is not None:
             await self._loop_task
         await self._creator.finish()
+        await self._kept.close()
 
     async def create_challenge(self, terms: ChallengeTerms) -> tuple[ChallengeState, bool]:
         """Make a challenge; returns it with False, or as it is now with True if it exists with the same terms.
@@ -205,7 +206,7 @@ class TradingService:
         locked = False
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                decided = await self._writer.write({challenge_id: [waiting]})
+                decided = await self._isolated_writer.write({challenge_id: [waiting]})
             except CommitLostError as lost:
                 _answer_unknown(lost.decided)
                 return True

@@ -1,9 +1,12 @@
 """One group of trades, one transaction: lock, find replays, decide, write, commit."""
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
 import psycopg
 
 from challenge_engine import queries, rows
-from challenge_engine.database import CONFLICTS, Connection, Database
+from challenge_engine.database import CONFLICTS, Connection
 from challenge_engine.deciding import Decided, GroupDecider, Recorded
 from challenge_engine.waiting import Group
 
@@ -21,10 +24,13 @@ class CommitLostError(Exception):
 
 
 class GroupWriter:
-    """Executes groups, each in one transaction under `SELECT … FOR UPDATE` on its challenges."""
+    """Executes groups, each in one transaction under `SELECT … FOR UPDATE` on its challenges.
 
-    def __init__(self, database: Database, decider: GroupDecider) -> None:
-        self._database = database
+    `connect` opens what a transaction runs on.
+    """
+
+    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[Connection]], decider: GroupDecider) -> None:
+        self._connect = connect
         self._decider = decider
 
     async def write(self, group: Group) -> Decided:
@@ -33,7 +39,7 @@ class GroupWriter:
         Raises what psycopg and SQLAlchemy raise, or `VersionMovedError`, with nothing written; `CommitLostError` when
         that cannot be known.
         """
-        async with self._database.connection() as connection:
+        async with self._connect() as connection:
             decided = await self._read_and_decide(connection, group)
             if not decided.accepted:
                 return decided

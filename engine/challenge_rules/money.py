@@ -5,6 +5,7 @@ at any size, and faster than `Decimal`. Outside it is text, in the form that `AM
 """
 
 import re
+from functools import lru_cache
 
 UNITS_PER_WHOLE = 10**8
 DECIMAL_PLACES = 8
@@ -33,6 +34,12 @@ def parse_amount(text: str) -> int:
 
 def format_scaled(units: int, places: int) -> str:
     """The shortest decimal text of `units` / 10**`places`: no trailing zeros, no bare point, no minus zero."""
+    return _text(units, places)
+
+
+@lru_cache(maxsize=8192)
+def _text(units: int, places: int) -> str:
+    """Remembered, because one trade writes the same amounts several times: to its row, its challenge and its answer."""
     whole, fraction = divmod(abs(units), 10**places)
     sign = "-" if units < 0 else ""
     if fraction == 0:
@@ -48,7 +55,7 @@ def parse_scaled(text: str, places: int) -> int:
 
 def format_amount(units: int) -> str:
     """The shortest text of an amount: `100000`, `0.5`, `-0.00000001`."""
-    return format_scaled(units, DECIMAL_PLACES)
+    return _text(units, DECIMAL_PLACES)
 
 
 def divide_half_even(numerator: int, denominator: int) -> int:

@@ -4,6 +4,7 @@ Integers, so that order is exact and nothing depends on a time zone or a locale.
 """
 
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 MICROSECONDS_PER_DAY = 86_400_000_000
 MIN_SECONDS = -62_135_596_800
@@ -38,7 +39,19 @@ def to_datetime(microseconds: int) -> datetime:
 
 def to_iso(microseconds: int) -> str:
     """The moment as text, such as `2024-12-02T17:20:00.000001Z`; always with six decimals."""
-    return to_datetime(microseconds).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return _iso(microseconds)
+
+
+@lru_cache(maxsize=8192)
+def _iso(microseconds: int) -> str:
+    """Remembered, because all trades of a transaction share their `recorded_at`, and a trade its `executed_at`."""
+    seconds, fraction = divmod(microseconds, 1_000_000)
+    return f"{_iso_second(seconds)}.{fraction:06d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _iso_second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
 def from_iso(text: str) -> int:

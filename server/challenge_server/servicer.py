@@ -45,7 +45,9 @@ class ChallengeServicer:
         except ChallengeError as error:
             _log_refused(request, error)
             raise
-        return pb.SubmitTradeResponse(decision=wire.decision_to(decision))
+        response = pb.SubmitTradeResponse()
+        wire.fill_decision(response.decision, decision)
+        return response
 
     async def BatchSubmitTrades(self, request: pb.BatchSubmitTradesRequest) -> pb.BatchSubmitTradesResponse:
         """Decide many trades; a bad one is one rejection."""
@@ -54,15 +56,15 @@ class ChallengeServicer:
         checks.raise_if_any()
         read = [_read_submission(trade, f"trades[{index}].") for index, trade in enumerate(request.trades)]
         answers = iter(await self._trading.submit_batch([item for item in read if isinstance(item, TradeSubmission)]))
-        results = []
+        response = pb.BatchSubmitTradesResponse()
         for trade, item in zip(request.trades, read, strict=True):
             answer: Answer = next(answers) if isinstance(item, TradeSubmission) else item
             if isinstance(answer, ChallengeError):
                 _log_refused(trade, answer)
-                results.append(pb.TradeResult(rejection=statuses.to_rejection(answer)))
+                response.results.add(rejection=statuses.to_rejection(answer))
             else:
-                results.append(pb.TradeResult(decision=wire.decision_to(answer)))
-        return pb.BatchSubmitTradesResponse(results=results)
+                wire.fill_decision(response.results.add().decision, answer)
+        return response
 
     async def GetChallenge(self, request: pb.GetChallengeRequest) -> pb.GetChallengeResponse:
         """Answer a challenge, now or as it was."""

@@ -144,23 +144,28 @@ def _statuses_from(
     return tuple(statuses)
 
 
-def decision_to(decision: Decision) -> pb.Decision:
-    """A decision on the wire."""
-    return pb.Decision(
-        challenge_id=decision.challenge_id,
-        trade_id=decision.trade_id,
-        sequence=decision.sequence,
-        replayed=decision.replayed,
-        previous_status=_STATUS_TO_WIRE[decision.previous_status],
-        status=_STATUS_TO_WIRE[decision.status],
-        reason=_rule_to(decision.reason),
-        equity=format_amount(decision.equity),
-        peak_equity=format_amount(decision.peak_equity),
-        daily_start_equity=format_amount(decision.daily_start_equity),
-        evaluations=_evaluations_to(decision.evaluations),
-        executed_at=_timestamp(decision.executed_at),
-        recorded_at=_timestamp(decision.recorded_at),
-    )
+def fill_decision(message: pb.Decision, decision: Decision) -> None:
+    """Put a decision into an empty message.
+
+    Filled in place: to make each message by itself and copy it into the next was measured at four times the cost.
+    """
+    message.challenge_id = decision.challenge_id
+    message.trade_id = decision.trade_id
+    message.sequence = decision.sequence
+    message.replayed = decision.replayed
+    message.previous_status = _STATUS_TO_WIRE[decision.previous_status]
+    message.status = _STATUS_TO_WIRE[decision.status]
+    if decision.reason is not None:
+        message.reason = _RULE_TO_WIRE[decision.reason]
+    message.equity = format_amount(decision.equity)
+    message.peak_equity = format_amount(decision.peak_equity)
+    message.daily_start_equity = format_amount(decision.daily_start_equity)
+    add_evaluation = message.evaluations.add
+    for evaluation in decision.evaluations:
+        _fill_evaluation(add_evaluation(), evaluation)
+    _fill_timestamp(message.executed_at, decision.executed_at)
+    if decision.recorded_at is not None:
+        _fill_timestamp(message.recorded_at, decision.recorded_at)
 
 
 def challenge_to(view: ChallengeView) -> pb.Challenge:
@@ -193,15 +198,16 @@ def challenge_to(view: ChallengeView) -> pb.Challenge:
 def recorded_trade_to(recorded: RecordedTrade) -> pb.RecordedTrade:
     """An accepted trade and its decision on the wire."""
     trade = recorded.trade
-    return pb.RecordedTrade(
+    message = pb.RecordedTrade(
         trade=pb.Trade(
             trade_id=trade.trade_id,
             realized_pnl=format_amount(trade.realized_pnl),
             executed_at=_timestamp(trade.executed_at),
             symbol=trade.symbol,
-        ),
-        decision=decision_to(recorded.decision),
+        )
     )
+    fill_decision(message.decision, recorded.decision)
+    return message
 
 
 def event_to(positioned: PositionedEvent) -> pb.ChallengeEvent:
@@ -243,7 +249,14 @@ def _rule_to(rule: Rule | None) -> pb.Rule:
 def _timestamp(moment: int | None) -> Timestamp | None:
     if moment is None:
         return None
-    return Timestamp(seconds=moment // 1_000_000, nanos=moment % 1_000_000 * 1000)
+    timestamp = Timestamp()
+    _fill_timestamp(timestamp, moment)
+    return timestamp
+
+
+def _fill_timestamp(message: Timestamp, moment: int) -> None:
+    message.seconds, micros = divmod(moment, 1_000_000)
+    message.nanos = micros * 1000
 
 
 def _limits_to(limits: Limits) -> pb.Limits:
@@ -255,16 +268,20 @@ def _limits_to(limits: Limits) -> pb.Limits:
 
 
 def _evaluations_to(evaluations: Iterable[Evaluation]) -> list[pb.RuleEvaluation]:
-    return [
-        pb.RuleEvaluation(
-            rule=_RULE_TO_WIRE[evaluation.rule],
-            limit_pct=format_percentage(evaluation.limit_pct),
-            observed_pct=format_scaled(evaluation.observed_pct, OBSERVED_PLACES),
-            triggered=evaluation.triggered,
-            headroom=format_amount(evaluation.headroom),
-        )
-        for evaluation in evaluations
-    ]
+    messages = []
+    for evaluation in evaluations:
+        message = pb.RuleEvaluation()
+        _fill_evaluation(message, evaluation)
+        messages.append(message)
+    return messages
+
+
+def _fill_evaluation(message: pb.RuleEvaluation, evaluation: Evaluation) -> None:
+    message.rule = _RULE_TO_WIRE[evaluation.rule]
+    message.limit_pct = format_percentage(evaluation.limit_pct)
+    message.observed_pct = format_scaled(evaluation.observed_pct, OBSERVED_PLACES)
+    message.triggered = evaluation.triggered
+    message.headroom = format_amount(evaluation.headroom)
 
 
 def _terms_to(terms: ChallengeTerms) -> pb.ChallengeTerms:

@@ -123,5 +123,5 @@ def test_amounts_enter_as_exact_text():
     )
     outcome = ChallengeEngine().decide(state, trade, recorded_at=0)
     text = rows.trades_to_json([(RecordedTrade(trade, outcome.decision), MAX_AMOUNT)])
-    assert '"realized_pnl": "-0.00000001"' in text
-    assert '"equity": "9999999999999999.99999998"' in text
+    assert '"realized_pnl":"-0.00000001"' in text
+    assert '"equity":"9999999999999999.99999998"' in text
