@@ -43,7 +43,7 @@ LOCK_CHALLENGES = f"""
 
 FIND_RECORDED_TRADES = f"""
     SELECT {TRADE_COLUMNS}
-    FROM unnest(%s::uuid[], %s::text[]) AS asked(challenge_id, trade_id)
+    FROM jsonb_to_recordset(%s::jsonb) AS asked(challenge_id uuid, trade_id text)
     CROSS JOIN LATERAL (
         SELECT * FROM trades t WHERE t.challenge_id = asked.challenge_id AND t.trade_id = asked.trade_id LIMIT 1
     ) t

@@ -142,6 +142,11 @@ def challenge_to_json(terms: ChallengeTerms) -> str:
     return _json({"challenge_id": terms.challenge_id, **_terms_to_json(terms)})
 
 
+def trade_keys_to_json(keys: Iterable[tuple[str, str]]) -> str:
+    """The parameter of `queries.FIND_RECORDED_TRADES`, from challenge_ids and trade_ids."""
+    return _json([{"challenge_id": challenge_id, "trade_id": trade_id} for challenge_id, trade_id in keys])
+
+
 def trades_to_json(accepted: Iterable[tuple[RecordedTrade, int]]) -> str:
     """The parameter of `queries.INSERT_TRADES`, from trades with the initial balance of their challenges."""
     rows = []

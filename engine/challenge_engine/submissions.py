@@ -49,8 +49,11 @@ class Call:
     def _answer(self, index: int, answer: Answer) -> None:
         self._answers[index] = answer
         self._unanswered -= 1
-        if self._unanswered == 0 and not self._done.done():
-            self._done.set_result(None)
+        if self._unanswered == 0:
+            # Opens the circle of references, which would be left to the garbage collector.
+            self.trades = []
+            if not self._done.done():
+                self._done.set_result(None)
 
     def _break(self, challenge_id: str) -> None:
         self._broken.add(challenge_id)

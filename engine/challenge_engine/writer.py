@@ -53,17 +53,16 @@ class GroupWriter:
             return decided
 
     async def _read_and_decide(self, connection: Connection, group: Group) -> Decided:
-        challenge_ids: list[str] = []
-        trade_ids: list[str] = []
-        for challenge_id, waiting_trades in group.items():
-            for waiting in waiting_trades:
-                challenge_ids.append(challenge_id)
-                trade_ids.append(waiting.submission.trade.trade_id)
+        keys = rows.trade_keys_to_json(
+            (challenge_id, waiting.submission.trade.trade_id)
+            for challenge_id, waiting_trades in group.items()
+            for waiting in waiting_trades
+        )
         async with connection.pipeline():
             # The second statement takes its snapshot after the first has its locks, so it sees every trade that the
             # challenges' earlier holders committed.
             locked = await connection.execute(queries.LOCK_CHALLENGES, (list(group),))
-            found = await connection.execute(queries.FIND_RECORDED_TRADES, (challenge_ids, trade_ids))
+            found = await connection.execute(queries.FIND_RECORDED_TRADES, (keys,))
         states = {state.terms.challenge_id: state for state in map(rows.challenge_from_row, await locked.fetchall())}
         recorded: Recorded = {}
         for row in await found.fetchall():
