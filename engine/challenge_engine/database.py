@@ -37,6 +37,12 @@ READ_ATTEMPTS = 2
 """The first may meet a connection that was lost while nobody used it."""
 IDLE_IN_TRANSACTION_TIMEOUT_S = 60
 
+SESSION_SETTINGS = {
+    "lock_timeout": f"{LOCK_TIMEOUT_S}s",
+    "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
+    "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_S}s",
+}
+
 Connection = psycopg.AsyncConnection[TupleRow]
 
 UNAVAILABLE = (
@@ -118,13 +124,10 @@ class Database:
             finally:
                 watchdog.cancel()
 
-    @asynccontextmanager
-    async def dedicated_connection(self) -> AsyncIterator[Connection]:
-        """A connection of one's own in autocommit mode, for what holds it long; closed afterwards."""
+    async def open(self) -> Connection:
+        """A connection of one's own in autocommit mode, for what holds it long; to be closed by its owner."""
         conninfo = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
-        async with connection:
-            yield connection
+        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
 
     async def fetch(self, query: str, parameters: Any = None) -> list[TupleRow]:
         """The rows of one reading statement; `DatabaseUnavailableError` when the database is away."""
@@ -147,33 +150,62 @@ class Database:
         await self.engine.dispose()
 
 
-class KeptConnection:
-    """A connection that stays with one user between its transactions: to borrow one each time costs more than a trade.
+class WriterConnection:
+    """A connection that stays with one writer of groups, its statements prepared once.
 
-    After an error it goes back to the pool, which drops it if it is lost, and the next use borrows another.
+    To borrow one from the pool for each transaction costs more than to decide a trade. One that is lost is replaced at
+    the next use.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._pooled: AsyncConnection | None = None
+        self._connection: Connection | None = None
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """As `Database.connection`, for one use at a time."""
-        if self._pooled is None:
-            self._pooled = await self._database.engine.connect()
+    async def use(self) -> AsyncIterator[Connection]:
+        """The connection, outside any transaction; what is not committed is rolled back. For one use at a time.
+
+        It is cut after TRANSACTION_TIMEOUT_S, as those of the pool are.
+        """
+        if self._connection is None:
+            self._connection = await self._open()
+        connection = self._connection
+        watchdog = asyncio.get_running_loop().call_later(TRANSACTION_TIMEOUT_S, _cut, connection)
         try:
-            async with self._database._transaction(self._pooled) as connection:
-                yield connection
-        except BaseException:
-            await self.close()
-            raise
+            yield connection
+        finally:
+            try:
+                if connection.info.transaction_status != pq.TransactionStatus.IDLE:
+                    # What is being raised matters more than how this fares; a connection it fails on is dropped.
+                    with suppress(psycopg.Error):
+                        await connection.rollback()
+                if connection.closed or connection.info.transaction_status != pq.TransactionStatus.IDLE:
+                    await self.close()
+                    # Those in the pool are most likely lost as well.
+                    await self._database.engine.dispose()
+            finally:
+                watchdog.cancel()
 
     async def close(self) -> None:
-        """Give the connection back."""
-        pooled, self._pooled = self._pooled, None
-        if pooled is not None:
-            await pooled.close()
+        """End the connection, if there is one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _open(self) -> Connection:
+        connection = await self._database.open()
+        watchdog = asyncio.get_running_loop().call_later(TRANSACTION_TIMEOUT_S, _cut, connection)
+        try:
+            await connection.execute(queries.CONFIGURE_SESSION, SESSION_SETTINGS)
+            await connection.execute(queries.CONFIGURE_WRITER)
+            for name, query in queries.PREPARED.items():
+                await connection.execute(f"PREPARE {name} AS {query.replace('%s', '$1')}".encode())
+        except BaseException:
+            await connection.close()
+            raise
+        finally:
+            watchdog.cancel()
+        return connection
 
 
 def _cut(connection: Connection) -> None:
@@ -189,14 +221,7 @@ def _cut(connection: Connection) -> None:
 def _configure_session(dbapi_connection: Any, _record: Any) -> None:
     """Days are UTC whatever the database's default, and no statement waits without a bound."""
     cursor = dbapi_connection.cursor()
-    cursor.execute(
-        "SELECT set_config('application_name', 'challenge-engine', false),"
-        " set_config('TimeZone', 'UTC', false), set_config('lock_timeout', %s, false),"
-        " set_config('statement_timeout', %s, false),"
-        " set_config('idle_in_transaction_session_timeout', %s, false),"
-        " set_config('default_transaction_isolation', 'read committed', false)",
-        (f"{LOCK_TIMEOUT_S}s", f"{STATEMENT_TIMEOUT_S}s", f"{IDLE_IN_TRANSACTION_TIMEOUT_S}s"),
-    )
+    cursor.execute(queries.CONFIGURE_SESSION, SESSION_SETTINGS)
     cursor.close()
     dbapi_connection.commit()
 

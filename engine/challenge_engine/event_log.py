@@ -195,7 +195,7 @@ class EventListener:
     async def _run(self) -> None:
         while True:
             try:
-                async with self._database.dedicated_connection() as connection:
+                async with await self._database.open() as connection:
                     await connection.execute(f"LISTEN {queries.NOTIFY_CHANNEL}")
                     self._news.wake()
                     async for _ in connection.notifies():

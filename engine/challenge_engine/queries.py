@@ -95,6 +95,46 @@ INSERT_EVENTS = """
 """
 """Records the events of a transaction, and that they wait for a position."""
 
+PREPARED = {
+    "lock_challenges": LOCK_CHALLENGES,
+    "find_recorded_trades": FIND_RECORDED_TRADES,
+    "insert_trades": INSERT_TRADES,
+    "update_challenges": UPDATE_CHALLENGES,
+    "insert_events": INSERT_EVENTS,
+}
+"""What a writer's connection prepares once, by name; each takes one parameter."""
+
+BEGIN_AND_READ = "BEGIN; EXECUTE lock_challenges(%s); EXECUTE find_recorded_trades(%s)"
+"""Begins the transaction of a group: one message for three statements.
+
+The last takes its snapshot after the one before has its locks, so it sees every trade that earlier holders of the
+challenges committed.
+"""
+
+WRITE = "EXECUTE insert_trades(%s); EXECUTE update_challenges(%s)"
+"""Writes what was decided. The last result counts the challenges that were moved on."""
+
+WRITE_EVENTS_AND = f"EXECUTE insert_events(%s); {WRITE}"
+"""The same, when there are events as well."""
+
+CONFIGURE_SESSION = """
+    SELECT set_config('application_name', 'challenge-engine', false), set_config('TimeZone', 'UTC', false),
+        set_config('lock_timeout', %(lock_timeout)s, false),
+        set_config('statement_timeout', %(statement_timeout)s, false),
+        set_config('idle_in_transaction_session_timeout', %(idle_in_transaction_session_timeout)s, false),
+        set_config('default_transaction_isolation', 'read committed', false)
+"""
+"""What every session of the service is set to."""
+
+CONFIGURE_WRITER = """
+    SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false),
+        set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false)
+"""
+"""What a writer's session is set to as well: each of its statements is planned once, and looks rows up by index.
+
+Without this a plan made while a table was small, or on old statistics, may scan it for as long as the plan lives.
+"""
+
 INSERT_CHALLENGE = """
     INSERT INTO challenges (
         challenge_id, initial_balance, max_daily_drawdown_pct, max_total_drawdown_pct, profit_target_pct,

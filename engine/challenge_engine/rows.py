@@ -142,6 +142,11 @@ def challenge_to_json(terms: ChallengeTerms) -> str:
     return _json({"challenge_id": terms.challenge_id, **_terms_to_json(terms)})
 
 
+def uuid_array(challenge_ids: Iterable[str]) -> str:
+    """The parameter of `queries.LOCK_CHALLENGES`, from valid UUIDs."""
+    return "{" + ",".join(challenge_ids) + "}"
+
+
 def trade_keys_to_json(keys: Iterable[tuple[str, str]]) -> str:
     """The parameter of `queries.FIND_RECORDED_TRADES`, from challenge_ids and trade_ids."""
     return _json([{"challenge_id": challenge_id, "trade_id": trade_id} for challenge_id, trade_id in keys])

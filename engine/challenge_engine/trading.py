@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import psycopg
 
 from challenge_engine.backoff import MAX_ATTEMPTS, back_off
 from challenge_engine.creating import ChallengeCreator
-from challenge_engine.database import CONFLICTS, UNAVAILABLE, Database, KeptConnection, brief
+from challenge_engine.database import CONFLICTS, UNAVAILABLE, Database, WriterConnection, brief
 from challenge_engine.deciding import Decided, GroupDecider
 from challenge_engine.event_bus import EventBus
 from challenge_engine.internal_errors import log_internal
@@ -66,9 +67,8 @@ class TradingService:
         self.events = events or EventBus()
         self._on_commit = on_commit
         decider = GroupDecider(clock=clock, max_clock_skew=max_clock_skew)
-        self._kept = KeptConnection(database)
-        self._writer = GroupWriter(self._kept.connection, decider)
-        self._isolated_writer = GroupWriter(database.connection, decider)
+        self._writer = GroupWriter(WriterConnection(database), decider)
+        self._isolated_writers = [GroupWriter(WriterConnection(database), decider) for _ in range(MAX_ISOLATED)]
         self._max_group = max_group
         self._waiting = WaitingTrades(max_waiting)
         self._arrived = asyncio.Event()
@@ -94,7 +94,8 @@ class TradingService:
         if self._loop_task is not None:
             await self._loop_task
         await self._creator.finish()
-        await self._kept.close()
+        for writer in (self._writer, *self._isolated_writers):
+            await writer.close()
 
     async def create_challenge(self, terms: ChallengeTerms) -> tuple[ChallengeState, bool]:
         """Make a challenge; returns it with False, or as it is now with True if it exists with the same terms.
@@ -188,8 +189,17 @@ class TradingService:
             self._isolated.add(task)
             task.add_done_callback(self._isolated.discard)
 
-    async def _execute_one_by_one(self, challenge_id: str, waiting_trades: list[WaitingTrade]) -> None:
+    @asynccontextmanager
+    async def _isolated_writer(self) -> AsyncIterator[GroupWriter]:
         async with self._isolating:
+            writer = self._isolated_writers.pop()
+            try:
+                yield writer
+            finally:
+                self._isolated_writers.append(writer)
+
+    async def _execute_one_by_one(self, challenge_id: str, waiting_trades: list[WaitingTrade]) -> None:
+        async with self._isolated_writer() as writer:
             stuck = False
             for waiting in waiting_trades:
                 if waiting.has_failed_predecessor:
@@ -197,16 +207,16 @@ class TradingService:
                 elif stuck:
                     waiting.fail(WriteConflictError())
                 elif not waiting.abandoned:
-                    stuck = not await self._execute_alone(challenge_id, waiting)
+                    stuck = not await self._execute_alone(writer, challenge_id, waiting)
         self._waiting.release([challenge_id])
         self._arrived.set()
 
-    async def _execute_alone(self, challenge_id: str, waiting: WaitingTrade) -> bool:
+    async def _execute_alone(self, writer: GroupWriter, challenge_id: str, waiting: WaitingTrade) -> bool:
         """Execute one trade; False when somebody keeps its challenge locked, so that others need not wait for it."""
         locked = False
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                decided = await self._isolated_writer.write({challenge_id: [waiting]})
+                decided = await writer.write({challenge_id: [waiting]})
             except CommitLostError as lost:
                 _answer_unknown(lost.decided)
                 return True

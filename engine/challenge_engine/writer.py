@@ -1,12 +1,9 @@
 """One group of trades, one transaction: lock, find replays, decide, write, commit."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-
 import psycopg
 
 from challenge_engine import queries, rows
-from challenge_engine.database import CONFLICTS, Connection
+from challenge_engine.database import CONFLICTS, Connection, WriterConnection
 from challenge_engine.deciding import Decided, GroupDecider, Recorded
 from challenge_engine.waiting import Group
 
@@ -24,13 +21,10 @@ class CommitLostError(Exception):
 
 
 class GroupWriter:
-    """Executes groups, each in one transaction under `SELECT … FOR UPDATE` on its challenges.
+    """Executes groups, one after the other, each in one transaction under `SELECT … FOR UPDATE` on its challenges."""
 
-    `connect` opens what a transaction runs on.
-    """
-
-    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[Connection]], decider: GroupDecider) -> None:
-        self._connect = connect
+    def __init__(self, connection: WriterConnection, decider: GroupDecider) -> None:
+        self._connection = connection
         self._decider = decider
 
     async def write(self, group: Group) -> Decided:
@@ -39,7 +33,7 @@ class GroupWriter:
         Raises what psycopg and SQLAlchemy raise, or `VersionMovedError`, with nothing written; `CommitLostError` when
         that cannot be known.
         """
-        async with self._connect() as connection:
+        async with self._connection.use() as connection:
             decided = await self._read_and_decide(connection, group)
             if not decided.accepted:
                 return decided
@@ -52,32 +46,39 @@ class GroupWriter:
                 raise CommitLostError(decided) from error
             return decided
 
+    async def close(self) -> None:
+        """End the connection to the database."""
+        await self._connection.close()
+
     async def _read_and_decide(self, connection: Connection, group: Group) -> Decided:
         keys = rows.trade_keys_to_json(
             (challenge_id, waiting.submission.trade.trade_id)
             for challenge_id, waiting_trades in group.items()
             for waiting in waiting_trades
         )
-        async with connection.pipeline():
-            # The second statement takes its snapshot after the first has its locks, so it sees every trade that the
-            # challenges' earlier holders committed.
-            locked = await connection.execute(queries.LOCK_CHALLENGES, (list(group),))
-            found = await connection.execute(queries.FIND_RECORDED_TRADES, (keys,))
-        states = {state.terms.challenge_id: state for state in map(rows.challenge_from_row, await locked.fetchall())}
+        cursor = psycopg.AsyncClientCursor(connection)
+        await cursor.execute(queries.BEGIN_AND_READ, (rows.uuid_array(group), keys))
+        cursor.nextset()
+        locked = await cursor.fetchall()
+        cursor.nextset()
+        found = await cursor.fetchall()
+        states = {state.terms.challenge_id: state for state in map(rows.challenge_from_row, locked)}
         recorded: Recorded = {}
-        for row in await found.fetchall():
+        for row in found:
             terms = states[row[0]].terms
             trade = rows.trade_from_row(row, terms, self._decider.engine(terms.rules_version))
             recorded[row[0], trade.trade.trade_id] = trade
         return self._decider.decide(group, states, recorded)
 
     async def _write(self, connection: Connection, decided: Decided) -> None:
-        async with connection.pipeline():
-            await connection.execute(queries.INSERT_TRADES, (rows.trades_to_json(decided.accepted),))
-            updated = await connection.execute(
-                queries.UPDATE_CHALLENGES, (rows.challenges_to_json(decided.moved.values()),)
-            )
-            if decided.events:
-                await connection.execute(queries.INSERT_EVENTS, (rows.events_to_json(decided.events),))
-        if updated.rowcount != len(decided.moved):
+        query = queries.WRITE
+        parameters = [rows.trades_to_json(decided.accepted), rows.challenges_to_json(decided.moved.values())]
+        if decided.events:
+            query = queries.WRITE_EVENTS_AND
+            parameters.insert(0, rows.events_to_json(decided.events))
+        cursor = psycopg.AsyncClientCursor(connection)
+        await cursor.execute(query, parameters)
+        while cursor.nextset():
+            pass
+        if cursor.rowcount != len(decided.moved):
             raise VersionMovedError
