@@ -11,7 +11,7 @@ PYPROJECTS := pyproject.toml engine/pyproject.toml client/pyproject.toml
 PROTO := protos/propfirm/challenge/v1/challenge.proto
 PYTEST ?= $(BIN)/python -m pytest
 
-.PHONY: help setup demo serve test lint types imports proto stubs stubs-check lock ci clean
+.PHONY: help setup demo serve test bench bench-growth lint types imports proto stubs stubs-check lock ci clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,12 @@ serve: $(INSTALLED) ## start the service on the embedded PostgreSQL; ARGS="--lis
 
 test: $(INSTALLED) ## run every test (a real PostgreSQL is started for it)
 	$(PYTEST) tests
+
+bench: $(INSTALLED) ## throughput and latency beside pgbench and an empty echo call (some minutes); ARGS="--workers 2"
+	$(BIN)/python -m bench run $(ARGS)
+
+bench-growth: $(INSTALLED) ## the same rates with 1 and 10 million stored trades (about 4 GB of disk, a quarter of an hour)
+	$(BIN)/python -m bench growth $(ARGS)
 
 lint: $(INSTALLED) ## style, formatting, Dockerfile and compose file
 	$(BIN)/ruff check .

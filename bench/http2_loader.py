@@ -2,13 +2,16 @@
 
 A gRPC client in Python costs about as much as the server under test, and then half of what is measured is the loader.
 Here a request is a prepared body behind two frame headers, and of an answer only the frame headers are read. Every call
-carries its own body; a loader that repeats one would measure replays.
+carries its own body; a loader that repeats one would measure replays. Calls run in lanes, one after the other, as those
+of a gateway for one account do.
 """
 
+import itertools
 import selectors
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -18,8 +21,11 @@ END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
 INITIAL_WINDOW_SIZE = 4
 MAX_WINDOW = 2**31 - 1
 DEFAULT_WINDOW = 65_535
+"""What may be sent on a stream before its receiver asks for more; no body is larger."""
+MAX_FRAME = 16_384
 RECEIVE_BYTES = 1 << 18
 FRAME_HEADER_BYTES = 9
+MAX_WAIT_S = 1.0
 
 
 @dataclass(slots=True)
@@ -55,15 +61,32 @@ def _header_block(path: str, authority: str) -> bytes:
     )
 
 
-class Connection:
-    """One HTTP/2 connection with at most `window` calls in flight."""
+class Lane:
+    """Calls that are sent one after the other: each begins when the one before it is answered."""
 
-    def __init__(self, address: str, path: str, window: int) -> None:
+    def __init__(self, bodies: Sequence[bytes]) -> None:
+        self._bodies = iter(bodies)
+        self._next = next(self._bodies, None)
+
+    @property
+    def body(self) -> bytes | None:
+        """The next body to send, None at the end."""
+        return self._next
+
+    def advance(self) -> None:
+        """Say that the next body is being sent."""
+        self._next = next(self._bodies, None)
+
+
+class Connection:
+    """One HTTP/2 connection and the lanes that share it."""
+
+    def __init__(self, address: str, path: str) -> None:
         host, _, port = address.rpartition(":")
         self.socket = socket.create_connection((host, int(port)))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.window = window
-        self.in_flight: dict[int, float] = {}
+        self.idle: deque[Lane] = deque()
+        self.in_flight: dict[int, tuple[float, Lane]] = {}
         self.with_message: set[int] = set()
         self.answered = 0
         self.failed = 0
@@ -75,26 +98,28 @@ class Connection:
         settings = struct.pack(">HI", INITIAL_WINDOW_SIZE, MAX_WINDOW)
         self._out = bytearray(PREFACE + _frame(SETTINGS, 0, 0, settings))
         self._out += _frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", MAX_WINDOW - DEFAULT_WINDOW))
-        self._waiting: bytes | None = None
 
-    def fill(self, bodies: Iterator[bytes], *, now: float, paced: int | None = None) -> bool:
-        """Begin calls up to the window, or `paced` more; False when there are no more bodies."""
-        while len(self.in_flight) < self.window and (paced is None or paced > 0):
-            body = self._waiting if self._waiting is not None else next(bodies, None)
-            self._waiting = None
-            if body is None:
-                return False
-            if len(body) > self._send_window:
-                self._waiting = body
-                return True
-            self._send_window -= len(body)
-            stream = self._next_stream
-            self._next_stream += 2
-            self._out += _frame(HEADERS, END_HEADERS, stream, self._block)
-            self._out += _frame(DATA, END_STREAM, stream, body)
-            self.in_flight[stream] = now
-            if paced is not None:
-                paced -= 1
+    @property
+    def is_done(self) -> bool:
+        """Whether every call of its lanes has been answered."""
+        return not self.idle and not self.in_flight
+
+    def begin(self, now: float) -> bool:
+        """Begin a call of the lane that has been idle longest; False when none can begin now."""
+        if not self.idle or len(self.idle[0].body or b"") > self._send_window:
+            return False
+        lane = self.idle.popleft()
+        body = lane.body
+        assert body is not None
+        lane.advance()
+        self._send_window -= len(body)
+        stream = self._next_stream
+        self._next_stream += 2
+        self._out += _frame(HEADERS, END_HEADERS, stream, self._block)
+        for place in range(0, len(body), MAX_FRAME):
+            flags = END_STREAM if place + MAX_FRAME >= len(body) else 0
+            self._out += _frame(DATA, flags, stream, body[place : place + MAX_FRAME])
+        self.in_flight[stream] = now, lane
         return True
 
     def flush(self) -> None:
@@ -142,9 +167,12 @@ class Connection:
             raise ConnectionError("the server sent GOAWAY")
 
     def _end(self, stream: int, now: float) -> None:
-        began = self.in_flight.pop(stream, None)
-        if began is None:
+        call = self.in_flight.pop(stream, None)
+        if call is None:
             return
+        began, lane = call
+        if lane.body is not None:
+            self.idle.append(lane)
         self.answered += 1
         self.latencies_s.append(now - began)
         if stream in self.with_message:
@@ -161,47 +189,33 @@ def message(body: bytes) -> bytes:
 def run(
     address: str,
     path: str,
-    bodies: Sequence[bytes],
+    lanes: Sequence[Sequence[bytes]],
     *,
     connections: int = 1,
-    window: int = 1,
     rate: float | None = None,
-    limit_s: float = 60.0,
+    limit_s: float = 120.0,
 ) -> Outcome:
-    """Send every body once, `window` calls in flight on each connection, and wait for the answers.
+    """Send every body of every lane once, and wait for the answers. Lanes are spread over the connections.
 
     With `rate` calls begin evenly at that many a second instead, and latency counts from the moment a call was due, so
     that a stalled server is not flattered. Ends after `limit_s` in any case.
     """
-    opened = [Connection(address, path, window) for _ in range(connections)]
-    selector = selectors.DefaultSelector()
-    for connection in opened:
-        selector.register(connection.socket, selectors.EVENT_READ, connection)
-    source = iter(bodies)
-    began = time.perf_counter()
-    more = True
-    begun = 0
-    while more or any(connection.in_flight for connection in opened):
-        now = time.perf_counter()
-        if now - began > limit_s:
-            break
-        if rate is None:
-            for connection in opened:
-                more = connection.fill(source, now=now) and more
-                connection.flush()
-            timeout = 1.0
-        else:
-            while more and began + begun / rate <= now:
-                connection = opened[begun % connections]
-                more = connection.fill(source, now=began + begun / rate, paced=1)
-                begun += 1
+    opened = _opened(address, path, lanes, connections)
+    with selectors.DefaultSelector() as selector:
+        for connection in opened:
+            selector.register(connection.socket, selectors.EVENT_READ, connection)
+        began = time.perf_counter()
+        paced = _Pace(opened, began, rate) if rate is not None else None
+        while not all(connection.is_done for connection in opened):
+            now = time.perf_counter()
+            if now - began > limit_s:
+                break
+            timeout = _begin_all(opened, now) if paced is None else paced.begin(now)
             for connection in opened:
                 connection.flush()
-            timeout = max(0.0, began + begun / rate - time.perf_counter()) if more else 1.0
-        for key, _ in selector.select(timeout):
-            key.data.receive()
-    seconds = time.perf_counter() - began
-    selector.close()
+            for key, _ in selector.select(timeout):
+                key.data.receive()
+        seconds = time.perf_counter() - began
     for connection in opened:
         connection.socket.close()
     return Outcome(
@@ -210,3 +224,41 @@ def run(
         sum(connection.failed for connection in opened),
         [latency for connection in opened for latency in connection.latencies_s],
     )
+
+
+def _opened(address: str, path: str, lanes: Sequence[Sequence[bytes]], connections: int) -> list[Connection]:
+    opened = [Connection(address, path) for _ in range(connections)]
+    for number, bodies in enumerate(lanes):
+        if any(len(body) > DEFAULT_WINDOW for body in bodies):
+            raise ValueError(f"a body must be at most {DEFAULT_WINDOW} bytes")
+        if bodies:
+            opened[number % connections].idle.append(Lane(bodies))
+    return opened
+
+
+def _begin_all(opened: Sequence[Connection], now: float) -> float:
+    """Begin the next call of every idle lane; returns how long to wait for answers."""
+    for connection in opened:
+        while connection.begin(now):
+            pass
+    return MAX_WAIT_S
+
+
+class _Pace:
+    """Begins calls when they are due, on the connections in turn."""
+
+    def __init__(self, opened: Sequence[Connection], began: float, rate: float) -> None:
+        self._opened: Iterator[Connection] = itertools.cycle(opened)
+        self._count = len(opened)
+        self._began = began
+        self._interval_s = 1 / rate
+        self._begun = 0
+
+    def begin(self, now: float) -> float:
+        """Begin what is due; returns how long nothing else will be."""
+        while (due := self._began + self._begun * self._interval_s) <= now:
+            if not any(next(self._opened).begin(due) for _ in range(self._count)):
+                # Every lane waits for an answer. What is due stays due, and its latency grows.
+                return MAX_WAIT_S
+            self._begun += 1
+        return max(0.0, due - time.perf_counter())

@@ -94,13 +94,13 @@ class ServerProcess:
             env=os.environ | (environment or {}),
         )
         self.address = ""
+        self.stdout = ""
 
     def wait_ready(self) -> str:
         """HOST:PORT once the server says so; fails with its standard error when it ends instead."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + START_DEADLINE_S
-        said = ""
-        while not (match := READY.search(said)):
+        while not (match := READY.search(self.stdout)):
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
                 self.kill()
@@ -108,7 +108,7 @@ class ServerProcess:
             chunk = os.read(self.process.stdout.fileno(), 4096)
             if not chunk:
                 pytest.fail(f"the server ended with {self.process.wait()}: {self.stderr()}")
-            said += chunk.decode()
+            self.stdout += chunk.decode()
         self.address = match[1]
         return self.address
 

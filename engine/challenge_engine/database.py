@@ -199,7 +199,9 @@ class WriterConnection:
             await connection.execute(queries.CONFIGURE_SESSION, SESSION_SETTINGS)
             await connection.execute(queries.CONFIGURE_WRITER)
             for name, query in queries.PREPARED.items():
-                await connection.execute(f"PREPARE {name} AS {query.replace('%s', '$1')}".encode())
+                first, *others = query.split("%s")
+                text = first + "".join(f"${number}{other}" for number, other in enumerate(others, start=1))
+                await connection.execute(f"PREPARE {name} AS {text}".encode())
         except BaseException:
             await connection.close()
             raise

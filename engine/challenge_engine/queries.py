@@ -73,9 +73,12 @@ UPDATE_CHALLENGES = """
         challenge_id uuid, read_version bigint, status text, status_reason text, equity numeric, peak_equity numeric,
         daily_start_equity numeric, trading_day date, last_sequence bigint, event_count bigint,
         activated_at timestamptz, closed_at timestamptz, last_executed_at timestamptz)
-    WHERE c.challenge_id = r.challenge_id AND c.version = r.read_version
+    WHERE c.challenge_id = ANY(%s::uuid[]) AND c.challenge_id = r.challenge_id AND c.version = r.read_version
 """
-"""Moves the challenges of a group on, each only from the version that was read."""
+"""Moves the challenges of a group on, each only from the version that was read.
+
+The ids are given once more, as an array: by them it enters the index, however small the planner takes the table for.
+"""
 
 INSERT_EVENTS = """
     WITH recorded AS (
@@ -102,7 +105,7 @@ PREPARED = {
     "update_challenges": UPDATE_CHALLENGES,
     "insert_events": INSERT_EVENTS,
 }
-"""What a writer's connection prepares once, by name; each takes one parameter."""
+"""What a writer's connection prepares once, by name."""
 
 BEGIN_AND_READ = "BEGIN; EXECUTE lock_challenges(%s); EXECUTE find_recorded_trades(%s)"
 """Begins the transaction of a group: one message for three statements.
@@ -111,7 +114,7 @@ The last takes its snapshot after the one before has its locks, so it sees every
 challenges committed.
 """
 
-WRITE = "EXECUTE insert_trades(%s); EXECUTE update_challenges(%s)"
+WRITE = "EXECUTE insert_trades(%s); EXECUTE update_challenges(%s, %s)"
 """Writes what was decided. The last result counts the challenges that were moved on."""
 
 WRITE_EVENTS_AND = f"EXECUTE insert_events(%s); {WRITE}"
@@ -122,18 +125,17 @@ CONFIGURE_SESSION = """
         set_config('lock_timeout', %(lock_timeout)s, false),
         set_config('statement_timeout', %(statement_timeout)s, false),
         set_config('idle_in_transaction_session_timeout', %(idle_in_transaction_session_timeout)s, false),
-        set_config('default_transaction_isolation', 'read committed', false)
+        set_config('default_transaction_isolation', 'read committed', false),
+        set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)
 """
-"""What every session of the service is set to."""
+"""What every session of the service is set to.
 
-CONFIGURE_WRITER = """
-    SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false),
-        set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false)
+Each statement looks rows up by an index. Without this a plan made while a table was small, or on old statistics, may
+scan it for as long as the plan lives; those of foreign keys too, which PostgreSQL keeps in the session.
 """
-"""What a writer's session is set to as well: each of its statements is planned once, and looks rows up by index.
 
-Without this a plan made while a table was small, or on old statistics, may scan it for as long as the plan lives.
-"""
+CONFIGURE_WRITER = "SELECT set_config('plan_cache_mode', 'force_generic_plan', false)"
+"""What a writer's session is set to as well: each of its statements is planned once."""
 
 INSERT_CHALLENGE = """
     INSERT INTO challenges (
@@ -153,9 +155,10 @@ GET_CHALLENGE = f"SELECT {CHALLENGE_COLUMNS} FROM challenges c WHERE c.challenge
 
 GET_TRADE = f"""
     SELECT {TRADE_COLUMNS} FROM trades t
-    WHERE t.challenge_id = %(challenge_id)s::uuid AND t.sequence = %(sequence)s
+    WHERE t.challenge_id = %(challenge_id)s::uuid AND t.sequence BETWEEN %(sequence)s AND %(sequence)s
+    ORDER BY t.sequence LIMIT 1
 """
-"""Reads one trade by its sequence."""
+"""Reads one trade by its sequence. As a range in order, it goes by the index of sequences whatever the statistics."""
 
 LIST_CHALLENGES = f"""
     SELECT {CHALLENGE_COLUMNS} FROM challenges c WHERE {{conditions}}

@@ -62,26 +62,26 @@ class Call:
 class WaitingTrade:
     """One trade of a call, to be answered exactly once."""
 
-    __slots__ = ("_call", "_index", "submission")
+    __slots__ = ("_index", "call", "submission")
 
     def __init__(self, submission: TradeSubmission, call: Call, index: int) -> None:
         self.submission = submission
-        self._call = call
+        self.call = call
         self._index = index
 
     @property
     def abandoned(self) -> bool:
         """Whether the caller has gone."""
-        return self._call.abandoned
+        return self.call.abandoned
 
     @property
     def has_failed_predecessor(self) -> bool:
         """Whether an earlier trade of the same challenge and call could not be executed."""
-        return self._call.is_broken(self.submission.challenge_id)
+        return self.call.is_broken(self.submission.challenge_id)
 
     def answer(self, answer: Answer) -> None:
         """Settle what became of the trade."""
-        self._call._answer(self._index, answer)
+        self.call._answer(self._index, answer)
 
     def fail(self, error: ChallengeError, *, executed: bool = False) -> None:
         """Answer that the trade could not be executed; later trades of the challenge in the call then are not tried.
@@ -91,5 +91,5 @@ class WaitingTrade:
         if self.has_failed_predecessor and not executed:
             self.answer(PredecessorFailedError())
         else:
-            self._call._break(self.submission.challenge_id)
+            self.call._break(self.submission.challenge_id)
             self.answer(error)

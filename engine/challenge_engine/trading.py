@@ -16,6 +16,7 @@ from challenge_engine.event_bus import EventBus
 from challenge_engine.internal_errors import log_internal
 from challenge_engine.submissions import Answer, Call, TradeSubmission, WaitingTrade
 from challenge_engine.waiting import Group, WaitingTrades
+from challenge_engine.wakeup import wait_at_most
 from challenge_engine.writer import CommitLostError, GroupWriter, VersionMovedError
 from challenge_rules import (
     ChallengeError,
@@ -37,6 +38,10 @@ logger = logging.getLogger(__name__)
 MAX_GROUP = 256
 MAX_WAITING = 20_000
 MAX_ISOLATED = 4
+LOADED_CALLS = 4
+"""A group with trades of so many calls shows that traffic is high, and more trades are on their way."""
+MAX_LINGER_S = 0.005
+"""How long the next group may then wait for them."""
 DEFAULT_MAX_CLOCK_SKEW = 5_000_000
 
 
@@ -72,6 +77,7 @@ class TradingService:
         self._max_group = max_group
         self._waiting = WaitingTrades(max_waiting)
         self._arrived = asyncio.Event()
+        self._enough = 1
         self._creator = ChallengeCreator(database, lambda event: self._publish([event]))
         self._isolating = asyncio.Semaphore(MAX_ISOLATED)
         self._isolated: set[asyncio.Task[None]] = set()
@@ -125,10 +131,12 @@ class TradingService:
             raise DrainingError
         call = Call(submissions)
         self._waiting.add(call)
-        self._arrived.set()
+        if len(self._waiting) >= self._enough:
+            self._arrived.set()
         return await call.answers()
 
     async def _run(self) -> None:
+        calls = 0
         while not (self._draining and len(self._waiting) == 0):
             if not self._waiting.has_ready:
                 if self._draining and self._isolated:
@@ -137,15 +145,30 @@ class TradingService:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
+            if calls >= LOADED_CALLS:
+                # Twice as many, so that groups grow until the time is used up.
+                await self._linger(2 * calls)
             group = self._waiting.take(self._max_group)
             if not group:
                 continue
+            calls = _calls_of(group)
             if await self._execute(group):
                 self._waiting.release(group)
             else:
                 self._isolate(group)
         if self._isolated:
             await asyncio.wait(self._isolated)
+
+    async def _linger(self, enough: int) -> None:
+        """Let trades come before the next transaction begins, until there are `enough`, for at most MAX_LINGER_S.
+
+        To read a call costs a fraction of a transaction: many small ones would take the time of the calls.
+        """
+        self._enough = min(enough, self._max_group)
+        if len(self._waiting) < self._enough and not self._draining:
+            self._arrived.clear()
+            await wait_at_most(self._arrived, MAX_LINGER_S)
+        self._enough = 1
 
     async def _execute(self, group: Group) -> bool:
         """Execute a group and give its answers; False when it must be taken apart."""
@@ -246,6 +269,11 @@ class TradingService:
             self.events.emit(event)
         if events:
             self._on_commit()
+
+
+def _calls_of(group: Group) -> int:
+    """How many calls the trades of a group came with."""
+    return len({waiting.call for waiting_trades in group.values() for waiting in waiting_trades})
 
 
 def _answer_unknown(decided: Decided) -> None:

@@ -72,7 +72,11 @@ class GroupWriter:
 
     async def _write(self, connection: Connection, decided: Decided) -> None:
         query = queries.WRITE
-        parameters = [rows.trades_to_json(decided.accepted), rows.challenges_to_json(decided.moved.values())]
+        parameters = [
+            rows.trades_to_json(decided.accepted),
+            rows.challenges_to_json(decided.moved.values()),
+            rows.uuid_array(decided.moved),
+        ]
         if decided.events:
             query = queries.WRITE_EVENTS_AND
             parameters.insert(0, rows.events_to_json(decided.events))

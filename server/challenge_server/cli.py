@@ -1,13 +1,12 @@
 """The operator's command line. The one place that reads the environment."""
 
 import importlib.metadata
-import logging
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated
 
 import grpc
@@ -17,16 +16,21 @@ from sqlalchemy import exc
 
 from challenge_engine.database import DatabaseError, brief, migrate
 from challenge_engine.embedded import EmbeddedPostgresError, binary
+from challenge_engine.trading import MAX_GROUP
 from challenge_server import application
+from challenge_server.logs import log_to_stderr
 from challenge_server.settings import (
     DEFAULT_LISTEN,
     DEFAULT_MAX_CLOCK_SKEW_S,
+    MAX_WORKERS,
     Address,
     AddressError,
     DatabaseSettings,
     ServeSettings,
     SettingsError,
+    parse_count,
 )
+from challenge_server.workers import WorkerError, supervise
 
 app = typer.Typer(
     name="challenge-engine",
@@ -83,17 +87,44 @@ def serve(
         bool,
         typer.Option("--insecure", envvar="CHALLENGE_INSECURE", help="Allow listening beyond loopback, unprotected."),
     ] = False,
+    workers: Annotated[
+        str,
+        typer.Option(
+            envvar="CHALLENGE_WORKERS",
+            metavar="N",
+            help=f"How many processes share the port, 1 to {MAX_WORKERS}. A connection is served by one of them.",
+        ),
+    ] = "1",
+    max_group: Annotated[
+        str,
+        typer.Option(
+            envvar="CHALLENGE_MAX_GROUP",
+            metavar="N",
+            help="How many trades may share a transaction; 1 turns grouping off, for comparisons.",
+        ),
+    ] = str(MAX_GROUP),
     log_level: Annotated[
         str, typer.Option(envvar="CHALLENGE_LOG_LEVEL", metavar="LEVEL", help="debug, info, warning or error.")
     ] = "info",
 ) -> None:
     """Serve challenges over gRPC until SIGTERM or SIGINT."""
     with _clear_errors():
-        _log_to_stderr(log_level)
+        log_to_stderr(log_level)
         address = Address.parse(listen)
-        settings = ServeSettings(address, max_clock_skew, insecure)
-        with application.ready_database(_database(database_url, data_dir), _say) as url:
-            application.run(application.serve(url, settings, ready=lambda port: _tell_ready(address.host, port)))
+        settings = ServeSettings(
+            address,
+            max_clock_skew,
+            insecure,
+            workers=parse_count("--workers", workers, MAX_WORKERS),
+            max_group=parse_count("--max-group", max_group, MAX_GROUP),
+        )
+        database = _database(database_url, data_dir)
+        ready = partial(_tell_ready, address.host)
+        with application.ready_database(database, _say) as url:
+            if settings.workers == 1:
+                application.run(application.serve(url, settings, ready=ready))
+            else:
+                supervise(url, database, settings, log_level, ready=ready)
 
 
 @app.command("migrate")
@@ -137,7 +168,7 @@ def demo() -> None:
     from challenge_server.demo import run_demo  # noqa: PLC0415 -- the demo alone needs the SDK
 
     with _clear_errors():
-        _log_to_stderr("error")
+        log_to_stderr("error")
         run_demo()
 
 
@@ -176,7 +207,7 @@ def _clear_errors() -> Iterator[None]:
     """Turn what an operator can mend into one line and exit code 1."""
     try:
         yield
-    except (SettingsError, DatabaseError, EmbeddedPostgresError, AddressError) as error:
+    except (SettingsError, DatabaseError, EmbeddedPostgresError, AddressError, WorkerError) as error:
         _fail(str(error))
     except exc.DBAPIError as error:
         _fail(f"the database cannot be used: {brief(error.orig or error)}")
@@ -194,15 +225,3 @@ def _say(message: str) -> None:
 def _tell_ready(host: str, port: int) -> None:
     typer.echo(f"challenge-engine ready on {host}:{port}")
     sys.stdout.flush()
-
-
-def _log_to_stderr(level: str) -> None:
-    number = logging.getLevelNamesMapping().get(level.upper())
-    if number is None:
-        raise SettingsError(f"--log-level must be debug, info, warning or error; got {level!r}")
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=number, handlers=[handler])
-    logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -1,11 +1,13 @@
-"""A stub for the server that tests share."""
+"""What the server's tests start from: a stub for the server that they share, and a place for an embedded PostgreSQL."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from propfirm.challenge.v1.challenge_pb2_grpc import ChallengeServiceStub
-from tests.server.calls import connected
+from tests.engine.test_embedded import processes_of
+from tests.server.calls import connected, eventually
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +15,11 @@ def stub(server_address: str) -> Iterator[ChallengeServiceStub]:
     """The shared server, over a connection that lasts as long as the run."""
     with connected(server_address) as stub:
         yield stub
+
+
+@pytest.fixture
+def embedded_dir(tmp_path: Path) -> Iterator[Path]:
+    """A data directory of the test's own, in which nothing may run afterwards."""
+    directory = tmp_path / "data"
+    yield directory
+    eventually(lambda: not any(processes_of(directory).values()))

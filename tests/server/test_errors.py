@@ -414,7 +414,8 @@ def test_full_queues_are_overloaded_with_a_time_to_come_back_and_the_rest_is_ans
     request = pb.BatchSubmitTradesRequest(trades=[submission(challenge_id, validate_only=True)] * 500)
     with own.connection.transaction():
         own.connection.execute("SELECT FROM challenges WHERE challenge_id = %s FOR UPDATE", [challenge_id])
-        calls = [own.stub.BatchSubmitTrades.future(request, timeout=PATIENCE_S) for _ in range(42)]
+        # With `--max-group 1` each of the 20,000 is a transaction.
+        calls = [own.stub.BatchSubmitTrades.future(request, timeout=3 * PATIENCE_S) for _ in range(42)]
         eventually(lambda: any(call.done() for call in calls))
     answers = [call.exception() for call in calls]
     overloaded = [answer for answer in answers if answer is not None]
@@ -429,7 +430,7 @@ def test_full_queues_are_overloaded_with_a_time_to_come_back_and_the_rest_is_ans
             assert [result.decision.sequence for result in call.result().results] == [1] * 500
 
 
-LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) \S+: ")
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) (\[worker \d\] )?\S+: ")
 
 
 def test_refused_trades_are_logged_with_ids_and_reason(own: Own) -> None:

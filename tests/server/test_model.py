@@ -7,7 +7,7 @@ import asyncio
 import copy
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,9 +16,11 @@ from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy.engine import URL
 
 from propfirm.challenge.v1 import challenge_pb2 as pb
 from propfirm.challenge.v1.challenge_pb2_grpc import ChallengeServiceStub
+from tests.conftest import ServerProcess
 from tests.rules.model import ModelChallenge, wire
 from tests.server.calls import (
     challenge_as_model,
@@ -29,14 +31,17 @@ from tests.server.calls import (
     read_rejection,
     refusal_as_model,
     submission,
+    url_text,
 )
 
 TRADES = int(os.environ.get("MODEL_TRADES", "4000"))
 SEED = int(os.environ.get("MODEL_SEED", "20260101"))
 TRADES_PER_CHALLENGE = 14
-CHANNELS = 4
+CHANNELS = 8
 AT_ONCE = 64
 TIMEOUT_S = 60
+SERVERS = {"usual": (), "workers": ("--workers", "3"), "ungrouped": ("--max-group", "1")}
+"""A single process that groups trades as far as it may, several processes, and a transaction for each trade."""
 UNIT = Decimal("0.00000001")
 LARGEST = Decimal("9999999999999999.99999999")
 RULES = ("MAX_DAILY_DRAWDOWN", "MAX_TOTAL_DRAWDOWN", "PROFIT_TARGET")
@@ -175,6 +180,20 @@ class Author:
         return self.now + timedelta(hours=1)
 
 
+@pytest.fixture(scope="module", params=SERVERS)
+def address(request: pytest.FixtureRequest) -> Iterator[str]:
+    """HOST:PORT of the shared server, or of one of another kind on the same database."""
+    if request.param == "usual":
+        yield request.getfixturevalue("server_address")
+        return
+    url: URL = request.getfixturevalue("session_database_url")
+    options = ("--listen", "127.0.0.1:0", "--log-level", "error", "--database-url", url_text(url))
+    server = ServerProcess(*options, *SERVERS[request.param])
+    yield server.wait_ready()
+    assert server.stop() == 0
+    server.close()
+
+
 @asynccontextmanager
 async def stubs(address: str) -> AsyncIterator[list[ChallengeServiceStub]]:
     """Several connections."""
@@ -248,7 +267,7 @@ async def check_history(stub: ChallengeServiceStub, career: Career, shuffle: ran
 
 @pytest.mark.timeout(60 + TRADES // 50)
 @pytest.mark.parametrize("way", ["unary", "batch"])
-async def test_the_service_agrees_with_the_model_on_everything(server_address: str, way: str) -> None:
+async def test_the_service_agrees_with_the_model_on_everything(address: str, way: str) -> None:
     """Unary: careers side by side on several connections, each in its order. Batch: careers mixed within batches."""
     author = Author(SEED + (way == "batch"))
     careers = [author.career(TRADES_PER_CHALLENGE) for _ in range(TRADES // 2 // TRADES_PER_CHALLENGE + 1)]
@@ -266,7 +285,7 @@ async def test_the_service_agrees_with_the_model_on_everything(server_address: s
                     assert answer == expected, request
                 await check_history(stub, career, random.Random(number))
 
-    async with stubs(server_address) as several:
+    async with stubs(address) as several:
         async with asyncio.TaskGroup() as group:
             for number, career in enumerate(careers):
                 group.create_task(live(several[number % CHANNELS], number, career))

@@ -47,14 +47,6 @@ Start = Callable[..., ServerProcess]
 
 
 @pytest.fixture
-def embedded_dir(tmp_path: Path) -> Iterator[Path]:
-    """A data directory of the test's own, in which nothing may run afterwards."""
-    directory = tmp_path / "data"
-    yield directory
-    eventually(lambda: not any(processes_of(directory).values()))
-
-
-@pytest.fixture
 def empty_database_url(postgres: EmbeddedPostgres) -> Iterator[URL]:
     """A database without the schema."""
     name = "unmigrated"
@@ -214,7 +206,8 @@ def test_health_fails_when_nobody_answers() -> None:
 def test_health_is_not_serving_while_the_database_is_away(
     postgres: EmbeddedPostgres, database_url: URL, start_server: Start
 ) -> None:
-    server = start_server("--database-url", url_text(database_url))
+    # Each process watches for itself, and the connections below may be served by different ones.
+    server = start_server("--database-url", url_text(database_url), "--workers", "1")
     with (
         grpc.insecure_channel(server.address) as channel,
         psycopg.connect(postgres.conninfo, autocommit=True) as outside,

@@ -1,0 +1,140 @@
+"""The benchmarks: `make bench` and `make bench-growth`.
+
+Everything runs on loopback, on an embedded PostgreSQL of its own. Scenarios take turns, round after round, so that a
+noisy machine troubles all of them alike; what counts are ratios within a round, and their medians.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import psycopg
+import typer
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from bench import growth, report
+from bench.processes import Server, running
+from bench.scenarios import BATCH_LANES, CHALLENGES_IN_A_BATCH, PACED_LANES, Figures, Target, echo
+from bench.textbook import Textbook
+from bench.trades import TradeMaker, make_challenges
+from challenge_engine.database import migrate, normalise_url
+from challenge_engine.embedded import EmbeddedPostgres
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+CHALLENGES = max(BATCH_LANES * CHALLENGES_IN_A_BATCH, PACED_LANES)
+CALIBRATION_S = 2
+TEXTBOOK_S = 4
+BATCH_TRADES = 36_000
+UNARY_TRADES = 6_400
+ECHO_CALLS = 12_800
+UNGROUPED_TRADES = 1_280
+HOT_TRADES = 10_000
+IDLE_CALLS = 400
+IDLE_ECHO_CALLS = 1_000
+HALF_S = 3
+
+Rounds = Annotated[int, typer.Option(min=1, help="How often every scenario runs; medians are told.")]
+Workers = Annotated[int, typer.Option(min=1, max=16, help="Processes of the service, and of the echo server.")]
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[tuple[EmbeddedPostgres, psutil.Process, Path]]:
+    """An embedded PostgreSQL on the disk of the project, its postmaster, and a folder; all gone afterwards."""
+    build = Path("build")
+    build.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as name:
+        folder = Path(name).resolve()
+        # PostgreSQL may run as another account.
+        folder.chmod(0o755)
+        with EmbeddedPostgres.open(folder / "postgres") as postgres:
+            with psycopg.connect(postgres.conninfo) as connection:
+                row = connection.execute("SELECT pg_backend_pid()").fetchone()
+                assert row is not None
+                postmaster = psutil.Process(row[0]).parent()
+            assert postmaster is not None
+            yield postgres, postmaster, folder
+
+
+def make_database(postgres: EmbeddedPostgres, name: str) -> str:
+    """The connection string of a new, empty database."""
+    with psycopg.connect(postgres.conninfo, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    return make_conninfo(postgres.conninfo, dbname=name)
+
+
+@contextlib.contextmanager
+def serving(postgres: EmbeddedPostgres, name: str, *arguments: str) -> Iterator[tuple[Server, str]]:
+    """The service on a database of that name, made and migrated if need be."""
+    url = normalise_url(postgres.url).set(database=name)
+    with contextlib.suppress(psycopg.errors.DuplicateDatabase):
+        make_database(postgres, name)
+    migrate(url)
+    text = url.render_as_string(hide_password=False)
+    environment = os.environ | {"CHALLENGE_DATABASE_URL": text, "CHALLENGE_LOG_LEVEL": "error"}
+    with running("challenge_server", "serve", "--listen", "127.0.0.1:0", *arguments, environment=environment) as server:
+        yield server, make_conninfo(postgres.conninfo, dbname=name)
+
+
+@app.command()
+def run(rounds: Rounds = 3, workers: Workers = 1) -> None:
+    """Throughput and latency beside the peers: pgbench, an empty echo call, and grouping switched off."""
+    with cluster() as (postgres, postmaster, folder), contextlib.ExitStack() as stack:
+        textbook = Textbook(make_database(postgres, "textbook"), folder)
+        report.say(f"pg_test_fsync: {textbook.fsyncs_per_s():.0f} fdatasync/s")
+        rates = textbook.find_best(CALIBRATION_S)
+        report.say("pgbench, clients: transactions/s: " + ", ".join(f"{n}: {rate:.0f}" for n, rate in rates.items()))
+
+        def target(name: str, *arguments: str) -> Target:
+            server, conninfo = stack.enter_context(serving(postgres, name, *arguments))
+            return Target(server, postmaster, conninfo, make_challenges(server.address, CHALLENGES), TradeMaker())
+
+        service = target("service", "--workers", str(workers))
+        ungrouped = target("ungrouped", "--workers", str(workers), "--max-group", "1")
+        empty = stack.enter_context(running("bench.echo_server", str(workers), environment=os.environ))
+        for warm_up in (service.batch(6_000), service.unary(1_280), ungrouped.unary(128), echo_load(empty)):
+            del warm_up
+
+        measured: list[Figures] = []
+        for number in range(1, rounds + 1):
+            report.say(f"round {number} of {rounds}")
+            figures: Figures = {"fsyncs_per_s": textbook.fsyncs_per_s()}
+            figures["textbook_per_s"] = textbook.rate(textbook.best_clients, TEXTBOOK_S)
+            figures |= service.batch(BATCH_TRADES)
+            figures |= echo_load(empty)
+            figures |= service.unary(UNARY_TRADES)
+            figures |= ungrouped.unary(UNGROUPED_TRADES, "ungrouped")
+            figures |= service.hot(HOT_TRADES)
+            figures |= service.idle(IDLE_CALLS)
+            figures |= echo(empty, IDLE_ECHO_CALLS, lanes=1, name="echo_idle")
+            half = figures["unary_per_s"] / 2
+            figures |= service.paced(half, round(half * HALF_S))
+            figures |= {
+                "batch_to_textbook": figures["batch_per_s"] / figures["textbook_per_s"],
+                "unary_to_echo": figures["unary_per_s"] / figures["echo_per_s"],
+                "unary_to_ungrouped": figures["unary_per_s"] / figures["ungrouped_per_s"],
+                "idle_p50_to_echo": figures["idle_p50_ms"] / figures["echo_idle_p50_ms"],
+            }
+            measured.append(figures)
+        report.tell(measured, title=f"make bench, {workers} worker(s), {rounds} rounds", name="bench")
+
+
+def echo_load(empty: Server) -> Figures:
+    """The echo server under the load of the unary scenario."""
+    return echo(empty, ECHO_CALLS, lanes=64, name="echo")
+
+
+@app.command("growth")
+def grow(rounds: Rounds = 3) -> None:
+    """The same rates after a million and ten million stored trades, and the server's memory over a million."""
+    with cluster() as (postgres, postmaster, _):
+        growth.run(postgres, postmaster, serving, rounds=rounds)
+
+
+if __name__ == "__main__":
+    app()
