@@ -40,7 +40,7 @@ MAX_WAITING = 20_000
 MAX_ISOLATED = 4
 LOADED_CALLS = 4
 """A group with trades of so many calls shows that traffic is high, and more trades are on their way."""
-MAX_LINGER_S = 0.005
+MAX_LINGER_S = 0.008
 """How long the next group may then wait for them."""
 DEFAULT_MAX_CLOCK_SKEW = 5_000_000
 
@@ -142,8 +142,8 @@ class TradingService:
                 if self._draining and self._isolated:
                     await asyncio.wait(self._isolated, return_when=asyncio.FIRST_COMPLETED)
                     continue
-                self._arrived.clear()
-                await self._arrived.wait()
+                if await self._idle_for() > MAX_LINGER_S:
+                    calls = 0
                 continue
             if calls >= LOADED_CALLS:
                 # Twice as many, so that groups grow until the time is used up.
@@ -158,6 +158,14 @@ class TradingService:
                 self._isolate(group)
         if self._isolated:
             await asyncio.wait(self._isolated)
+
+    async def _idle_for(self) -> float:
+        """Wait until trades come; returns for how many seconds there were none."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        self._arrived.clear()
+        await self._arrived.wait()
+        return clock() - began
 
     async def _linger(self, enough: int) -> None:
         """Let trades come before the next transaction begins, until there are `enough`, for at most MAX_LINGER_S.

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import URL
 
-from challenge_engine import backoff, creating
+from challenge_engine import backoff, creating, trading
 from challenge_engine.submissions import Answer, TradeSubmission
 from challenge_rules import ChallengeEngine, ChallengeError, ChallengeStatus, Decision, Limits, Rule, Trade
 from challenge_rules.engine import initial_state
@@ -424,6 +424,82 @@ class TestWaitingTogether:
             (challenges,),
         )
         assert transactions == 1
+
+
+async def transactions_of(engine: RunningEngine, challenges: list[str]) -> int:
+    """In how many transactions the trades of these challenges were written."""
+    query = "SELECT count(DISTINCT xmin::text) FROM trades WHERE challenge_id = ANY(%s::uuid[])"
+    return int(await value(engine.url, query, (challenges,)))
+
+
+async def make_loaded(engine: RunningEngine) -> None:
+    """The last group had trades of as many calls as show that traffic is high."""
+    challenges = [await engine.create() for _ in range(trading.LOADED_CALLS)]
+    async with busy_writer(engine):
+        calls = [await submitted(engine.trading.submit(submission(each, "load"))) for each in challenges]
+    await asyncio.gather(*calls)
+
+
+class TestLingering:
+    """Under load a transaction waits a little for more trades, so that each carries many; an hour, in these tests."""
+
+    @pytest.fixture(autouse=True)
+    def lingering(self, monkeypatch):
+        monkeypatch.setattr(trading, "MAX_LINGER_S", 3600.0)
+
+    async def test_after_a_group_of_many_calls_the_next_waits_for_twice_as_many(self, engine: RunningEngine):
+        challenges = [await engine.create() for _ in range(2 * trading.LOADED_CALLS)]
+        await make_loaded(engine)
+        calls = []
+        for challenge_id in challenges:
+            assert await value(engine.url, "SELECT count(*) FROM trades WHERE trade_id = 'more'") == 0
+            calls.append(await submitted(engine.trading.submit(submission(challenge_id, "more"))))
+        await asyncio.gather(*calls)
+        assert await transactions_of(engine, challenges) == 1
+
+    async def test_a_full_group_waits_for_nothing(self, database_url: URL):
+        async with running_engine(database_url, max_group=trading.LOADED_CALLS) as engine:
+            await make_loaded(engine)
+            challenge_id = await engine.create()
+            answers = await engine.batch(
+                *(submission(challenge_id, f"t{second}", "1", second) for second in range(trading.LOADED_CALLS))
+            )
+            assert [told(answer) for answer in answers] == list(range(1, trading.LOADED_CALLS + 1))
+
+    async def test_few_calls_never_wait(self, engine: RunningEngine):
+        """Neither one caller, however large its batches, nor one fewer than show a load."""
+        challenges = [await engine.create() for _ in range(trading.LOADED_CALLS - 1)]
+        for turn in range(3):
+            async with busy_writer(engine):
+                calls = [
+                    await submitted(engine.trading.submit(submission(each, f"{turn}", "1", 100 * turn)))
+                    for each in challenges
+                ]
+            await asyncio.gather(*calls)
+            for challenge_id in challenges:
+                batch = [submission(challenge_id, f"{turn}-{n}", "1", 100 * turn + n) for n in range(1, 50)]
+                assert told((await engine.batch(*batch))[-1]) == 50 * (turn + 1)
+
+    async def test_the_wait_ends_when_nobody_else_comes(self, engine: RunningEngine, monkeypatch):
+        challenge_id = await engine.create()
+        await make_loaded(engine)
+        monkeypatch.setattr(trading, "MAX_LINGER_S", 0.5)
+        assert told(await engine.trading.submit(submission(challenge_id, "alone"))) == 1
+
+    async def test_after_a_silence_the_load_is_forgotten(self, engine: RunningEngine, monkeypatch):
+        await make_loaded(engine)
+        monkeypatch.setattr(trading, "MAX_LINGER_S", 0.0)
+        waits: list[object] = []
+        monkeypatch.setattr(trading, "wait_at_most", lambda *arguments: waits.append(arguments))
+        assert told(await engine.trading.submit(submission(await engine.create(), "alone"))) == 1
+        assert waits == []
+
+    async def test_stopping_ends_the_wait(self, engine: RunningEngine):
+        challenge_id = await engine.create()
+        await make_loaded(engine)
+        call = await submitted(engine.trading.submit(submission(challenge_id, "waits")))
+        await engine.trading.stop()
+        assert told(call.result()) == 1
 
 
 RAISE = "IF NEW.trade_id LIKE 'poison%' THEN RAISE EXCEPTION 'planted secret' USING ERRCODE = '{}'; END IF;"
