@@ -167,24 +167,30 @@ class WriterConnection:
 
         It is cut after TRANSACTION_TIMEOUT_S, as those of the pool are.
         """
-        if self._connection is None:
-            self._connection = await self._open()
-        connection = self._connection
+        connection, self._connection = self._connection or await self._open(), None
         watchdog = asyncio.get_running_loop().call_later(TRANSACTION_TIMEOUT_S, _cut, connection)
         try:
             yield connection
+            await self._roll_back(connection)
+        except CONFLICTS:
+            # Another transaction was in the way; the session is sound.
+            await self._roll_back(connection)
+            raise
         finally:
-            try:
-                if connection.info.transaction_status != pq.TransactionStatus.IDLE:
-                    # What is being raised matters more than how this fares; a connection it fails on is dropped.
-                    with suppress(psycopg.Error):
-                        await connection.rollback()
-                if connection.closed or connection.info.transaction_status != pq.TransactionStatus.IDLE:
-                    await self.close()
+            watchdog.cancel()
+            if connection.info.transaction_status == pq.TransactionStatus.IDLE:
+                self._connection = connection
+            else:
+                if connection.closed:
                     # Those in the pool are most likely lost as well.
                     await self._database.engine.dispose()
-            finally:
-                watchdog.cancel()
+                # PostgreSQL rolls back what an ended session leaves, and whatever was wrong with it ends with it.
+                await connection.close()
+
+    async def _roll_back(self, connection: Connection) -> None:
+        if connection.info.transaction_status != pq.TransactionStatus.IDLE:
+            with suppress(psycopg.Error):
+                await connection.rollback()
 
     async def close(self) -> None:
         """End the connection, if there is one."""

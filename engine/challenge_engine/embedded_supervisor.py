@@ -39,6 +39,10 @@ HEALTHY_AFTER_S = 60.0
 """A PostgreSQL that ran this long before it crashed starts a new row."""
 MAX_SOCKET_PATH_BYTES = 107
 MAX_CONNECTIONS = 400
+SHARED_BUFFERS = "512MB"
+"""The upper levels of the indexes of ten million trades and more; taken page by page, as they are used."""
+MAX_WAL_SIZE = "2GB"
+"""Checkpoints come by time, not by size: after each, every page that is written to is logged whole once."""
 
 
 def spawn(directory: DataDirectory, binaries: Path, account: Account) -> None:
@@ -125,6 +129,8 @@ class Supervisor:
             "log_timezone": "UTC",
             # While a restored backup is recovering, PostgreSQL would else let readers in and call itself ready.
             "hot_standby": "off",
+            "shared_buffers": SHARED_BUFFERS,
+            "max_wal_size": MAX_WAL_SIZE,
         }
         if ON_LINUX:
             # Enough for a server of many processes. Elsewhere each may cost the postmaster a file descriptor.

@@ -16,7 +16,6 @@ from challenge_engine.event_bus import EventBus
 from challenge_engine.internal_errors import log_internal
 from challenge_engine.submissions import Answer, Call, TradeSubmission, WaitingTrade
 from challenge_engine.waiting import Group, WaitingTrades
-from challenge_engine.wakeup import wait_at_most
 from challenge_engine.writer import CommitLostError, GroupWriter, VersionMovedError
 from challenge_rules import (
     ChallengeError,
@@ -39,9 +38,11 @@ MAX_GROUP = 256
 MAX_WAITING = 20_000
 MAX_ISOLATED = 4
 LOADED_CALLS = 4
-"""A group with trades of so many calls shows that traffic is high, and more trades are on their way."""
+"""So many calls that come while one transaction runs show that traffic is high, and more are on their way."""
 MAX_LINGER_S = 0.008
 """How long the next group may then wait for them."""
+LINGER_SLICE_S = 0.002
+"""A slice of that time in which no call comes ends the wait."""
 DEFAULT_MAX_CLOCK_SKEW = 5_000_000
 
 
@@ -77,7 +78,7 @@ class TradingService:
         self._max_group = max_group
         self._waiting = WaitingTrades(max_waiting)
         self._arrived = asyncio.Event()
-        self._enough = 1
+        self._calls_since_group = 0
         self._creator = ChallengeCreator(database, lambda event: self._publish([event]))
         self._isolating = asyncio.Semaphore(MAX_ISOLATED)
         self._isolated: set[asyncio.Task[None]] = set()
@@ -131,27 +132,26 @@ class TradingService:
             raise DrainingError
         call = Call(submissions)
         self._waiting.add(call)
-        if len(self._waiting) >= self._enough:
-            self._arrived.set()
+        self._calls_since_group += 1
+        self._arrived.set()
         return await call.answers()
 
     async def _run(self) -> None:
-        calls = 0
         while not (self._draining and len(self._waiting) == 0):
             if not self._waiting.has_ready:
                 if self._draining and self._isolated:
                     await asyncio.wait(self._isolated, return_when=asyncio.FIRST_COMPLETED)
                     continue
-                if await self._idle_for() > MAX_LINGER_S:
-                    calls = 0
+                self._arrived.clear()
+                await self._arrived.wait()
                 continue
-            if calls >= LOADED_CALLS:
-                # Twice as many, so that groups grow until the time is used up.
-                await self._linger(2 * calls)
+            if self._calls_since_group >= LOADED_CALLS:
+                await self._linger()
+            # What comes while others are waited for does not count: a wait must not be the reason for the next.
+            self._calls_since_group = 0
             group = self._waiting.take(self._max_group)
             if not group:
                 continue
-            calls = _calls_of(group)
             if await self._execute(group):
                 self._waiting.release(group)
             else:
@@ -159,24 +159,18 @@ class TradingService:
         if self._isolated:
             await asyncio.wait(self._isolated)
 
-    async def _idle_for(self) -> float:
-        """Wait until trades come; returns for how many seconds there were none."""
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        self._arrived.clear()
-        await self._arrived.wait()
-        return clock() - began
-
-    async def _linger(self, enough: int) -> None:
-        """Let trades come before the next transaction begins, until there are `enough`, for at most MAX_LINGER_S.
+    async def _linger(self) -> None:
+        """Let more trades come before the next transaction begins: while calls do come, for at most MAX_LINGER_S.
 
         To read a call costs a fraction of a transaction: many small ones would take the time of the calls.
         """
-        self._enough = min(enough, self._max_group)
-        if len(self._waiting) < self._enough and not self._draining:
-            self._arrived.clear()
-            await wait_at_most(self._arrived, MAX_LINGER_S)
-        self._enough = 1
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + MAX_LINGER_S
+        while len(self._waiting) < self._max_group and clock() < deadline and not self._draining:
+            calls = self._calls_since_group
+            await asyncio.sleep(LINGER_SLICE_S)
+            if self._calls_since_group == calls:
+                return
 
     async def _execute(self, group: Group) -> bool:
         """Execute a group and give its answers; False when it must be taken apart."""
@@ -244,7 +238,7 @@ class TradingService:
 
     async def _execute_alone(self, writer: GroupWriter, challenge_id: str, waiting: WaitingTrade) -> bool:
         """Execute one trade; False when somebody keeps its challenge locked, so that others need not wait for it."""
-        locked = False
+        locked = reconnected = False
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 decided = await writer.write({challenge_id: [waiting]})
@@ -256,6 +250,10 @@ class TradingService:
                 await back_off(attempt)
             except UNAVAILABLE as error:
                 logger.warning("a trade of %s was not written: %s", challenge_id, brief(error))
+                if not reconnected:
+                    # The connection may have been lost long ago: it is seldom used.
+                    reconnected = True
+                    continue
                 waiting.fail(DatabaseUnavailableError())
                 return True
             except Exception:  # noqa: BLE001 -- logged with its error_id, and answered as INTERNAL
@@ -277,11 +275,6 @@ class TradingService:
             self.events.emit(event)
         if events:
             self._on_commit()
-
-
-def _calls_of(group: Group) -> int:
-    """How many calls the trades of a group came with."""
-    return len({waiting.call for waiting_trades in group.values() for waiting in waiting_trades})
 
 
 def _answer_unknown(decided: Decided) -> None:

@@ -65,6 +65,9 @@ class GroupWriter:
         states = {state.terms.challenge_id: state for state in map(rows.challenge_from_row, locked)}
         recorded: Recorded = {}
         for row in found:
+            if row[0] not in states:
+                # Made, and traded on, since the challenges were locked: not found, as it was at that moment.
+                continue
             terms = states[row[0]].terms
             trade = rows.trade_from_row(row, terms, self._decider.engine(terms.rules_version))
             recorded[row[0], trade.trade.trade_id] = trade

@@ -432,74 +432,69 @@ async def transactions_of(engine: RunningEngine, challenges: list[str]) -> int:
     return int(await value(engine.url, query, (challenges,)))
 
 
-async def make_loaded(engine: RunningEngine) -> None:
-    """The last group had trades of as many calls as show that traffic is high."""
-    challenges = [await engine.create() for _ in range(trading.LOADED_CALLS)]
-    async with busy_writer(engine):
-        calls = [await submitted(engine.trading.submit(submission(each, "load"))) for each in challenges]
-    await asyncio.gather(*calls)
-
-
 class TestLingering:
-    """Under load a transaction waits a little for more trades, so that each carries many; an hour, in these tests."""
+    """Under load a transaction waits a little for more trades, so that each carries many."""
 
     @pytest.fixture(autouse=True)
-    def lingering(self, monkeypatch):
+    def an_hour(self, monkeypatch):
+        """Whoever waits where nobody should waits until the test fails."""
         monkeypatch.setattr(trading, "MAX_LINGER_S", 3600.0)
+        monkeypatch.setattr(trading, "LINGER_SLICE_S", 3600.0)
 
-    async def test_after_a_group_of_many_calls_the_next_waits_for_twice_as_many(self, engine: RunningEngine):
-        challenges = [await engine.create() for _ in range(2 * trading.LOADED_CALLS)]
-        await make_loaded(engine)
-        calls = []
-        for challenge_id in challenges:
-            assert await value(engine.url, "SELECT count(*) FROM trades WHERE trade_id = 'more'") == 0
-            calls.append(await submitted(engine.trading.submit(submission(challenge_id, "more"))))
-        await asyncio.gather(*calls)
-        assert await transactions_of(engine, challenges) == 1
+    async def calls_at_once(self, engine: RunningEngine, count: int) -> "list[asyncio.Task[Decision]]":
+        """So many calls, of a challenge each, that came while one transaction ran."""
+        challenges = [await engine.create() for _ in range(count)]
+        async with busy_writer(engine):
+            return [await submitted(engine.trading.submit(submission(each, "at once"))) for each in challenges]
 
-    async def test_a_full_group_waits_for_nothing(self, database_url: URL):
-        async with running_engine(database_url, max_group=trading.LOADED_CALLS) as engine:
-            await make_loaded(engine)
-            challenge_id = await engine.create()
-            answers = await engine.batch(
-                *(submission(challenge_id, f"t{second}", "1", second) for second in range(trading.LOADED_CALLS))
-            )
-            assert [told(answer) for answer in answers] == list(range(1, trading.LOADED_CALLS + 1))
+    async def test_after_many_calls_at_once_those_that_come_a_little_later_share_their_transaction(
+        self, engine: RunningEngine, monkeypatch
+    ):
+        monkeypatch.setattr(trading, "LINGER_SLICE_S", 1.0)
+        others = [await engine.create() for _ in range(3)]
+        calls = await self.calls_at_once(engine, trading.LOADED_CALLS)
+        await asyncio.sleep(0)
+        assert not any(call.done() for call in calls)
+        calls += [await submitted(engine.trading.submit(submission(each, "later"))) for each in others]
+        decisions = await asyncio.gather(*calls)
+        challenges = [decision.challenge_id for decision in decisions]
+        query = "SELECT count(DISTINCT xmin::text) FROM trades WHERE challenge_id = ANY(%s::uuid[])"
+        assert await value(engine.url, query, (challenges,)) == 1
 
     async def test_few_calls_never_wait(self, engine: RunningEngine):
-        """Neither one caller, however large its batches, nor one fewer than show a load."""
-        challenges = [await engine.create() for _ in range(trading.LOADED_CALLS - 1)]
-        for turn in range(3):
-            async with busy_writer(engine):
-                calls = [
-                    await submitted(engine.trading.submit(submission(each, f"{turn}", "1", 100 * turn)))
-                    for each in challenges
-                ]
-            await asyncio.gather(*calls)
-            for challenge_id in challenges:
-                batch = [submission(challenge_id, f"{turn}-{n}", "1", 100 * turn + n) for n in range(1, 50)]
-                assert told((await engine.batch(*batch))[-1]) == 50 * (turn + 1)
+        for _ in range(3):
+            calls = await self.calls_at_once(engine, trading.LOADED_CALLS - 1)
+            assert [told(await call) for call in calls] == [1] * (trading.LOADED_CALLS - 1)
 
-    async def test_the_wait_ends_when_nobody_else_comes(self, engine: RunningEngine, monkeypatch):
+    async def test_one_caller_never_waits_however_large_its_batches(self, database_url: URL):
+        async with running_engine(database_url, max_group=8) as engine:
+            challenge_id = await engine.create()
+            for turn in range(10):
+                batch = [submission(challenge_id, f"{turn}-{n}", "1", 100 * turn + n) for n in range(20)]
+                assert told((await engine.batch(*batch))[-1]) == 20 * (turn + 1)
+
+    async def test_a_wait_ends_while_calls_still_come(self, engine: RunningEngine, monkeypatch):
+        monkeypatch.setattr(trading, "LINGER_SLICE_S", 0.01)
+        monkeypatch.setattr(trading, "MAX_LINGER_S", 0.05)
+        calls = await self.calls_at_once(engine, trading.LOADED_CALLS)
         challenge_id = await engine.create()
-        await make_loaded(engine)
-        monkeypatch.setattr(trading, "MAX_LINGER_S", 0.5)
-        assert told(await engine.trading.submit(submission(challenge_id, "alone"))) == 1
+        more = []
+        while not all(call.done() for call in calls):
+            more.append(
+                await submitted(engine.trading.submit(submission(challenge_id, f"{len(more)}", "1", len(more))))
+            )
+            await asyncio.sleep(0.005)
+        assert [told(await call) for call in more] == list(range(1, len(more) + 1))
 
-    async def test_after_a_silence_the_load_is_forgotten(self, engine: RunningEngine, monkeypatch):
-        await make_loaded(engine)
-        monkeypatch.setattr(trading, "MAX_LINGER_S", 0.0)
-        waits: list[object] = []
-        monkeypatch.setattr(trading, "wait_at_most", lambda *arguments: waits.append(arguments))
-        assert told(await engine.trading.submit(submission(await engine.create(), "alone"))) == 1
-        assert waits == []
-
-    async def test_stopping_ends_the_wait(self, engine: RunningEngine):
-        challenge_id = await engine.create()
-        await make_loaded(engine)
-        call = await submitted(engine.trading.submit(submission(challenge_id, "waits")))
-        await engine.trading.stop()
-        assert told(call.result()) == 1
+    async def test_the_wait_is_not_the_reason_for_the_next(self, engine: RunningEngine, monkeypatch):
+        """Calls that were gathered by waiting show no load: the one after them is executed at once."""
+        monkeypatch.setattr(trading, "LINGER_SLICE_S", 1.0)
+        calls = await self.calls_at_once(engine, trading.LOADED_CALLS)
+        others = [await engine.create() for _ in range(trading.LOADED_CALLS)]
+        calls += [await submitted(engine.trading.submit(submission(each, "later"))) for each in others]
+        await asyncio.gather(*calls)
+        monkeypatch.setattr(trading, "LINGER_SLICE_S", 3600.0)
+        assert told(await engine.trading.submit(submission(others[0], "alone", "1", 1))) == 2
 
 
 RAISE = "IF NEW.trade_id LIKE 'poison%' THEN RAISE EXCEPTION 'planted secret' USING ERRCODE = '{}'; END IF;"
