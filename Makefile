@@ -37,7 +37,7 @@ test: $(INSTALLED) ## run every test (a real PostgreSQL is started for it)
 bench: $(INSTALLED) ## throughput and latency beside pgbench and an empty echo call (some minutes); ARGS="--workers 2"
 	$(BIN)/python -m bench run $(ARGS)
 
-bench-growth: $(INSTALLED) ## the same rates with 1 and 10 million stored trades (about 4 GB of disk, a quarter of an hour)
+bench-growth: $(INSTALLED) ## the same rates with 1 and 10 million stored trades (about 5 GB of disk, seven minutes)
 	$(BIN)/python -m bench growth $(ARGS)
 
 lint: $(INSTALLED) ## style, formatting, Dockerfile and compose file

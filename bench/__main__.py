@@ -97,8 +97,10 @@ def run(rounds: Rounds = 3, workers: Workers = 1) -> None:
         service = target("service", "--workers", str(workers))
         ungrouped = target("ungrouped", "--workers", str(workers), "--max-group", "1")
         empty = stack.enter_context(running("bench.echo_server", str(workers), environment=os.environ))
-        for warm_up in (service.batch(6_000), service.unary(1_280), ungrouped.unary(128), echo_load(empty)):
-            del warm_up
+        service.batch(6_000)
+        service.unary(1_280)
+        ungrouped.unary(128)
+        echo_load(empty)
 
         measured: list[Figures] = []
         for number in range(1, rounds + 1):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import psutil
 
 READY = re.compile(r"ready on (\S+)")
+STOP_S = 60
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,11 @@ def running(module: str, *arguments: str, environment: Mapping[str, str]) -> Ite
         yield Server(ready[1], psutil.Process(process.pid))
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         process.stdout.close()
 
 

@@ -24,7 +24,8 @@ def say(line: str) -> None:
 
 def machine() -> dict[str, object]:
     """What it was measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    found = Path("/proc/cpuinfo")
+    lines = found.read_text().splitlines() if found.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": models[0] if models else platform.processor(),

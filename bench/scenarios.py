@@ -115,8 +115,8 @@ def echo(server: Server, calls: int, *, lanes: int, name: str) -> Figures:
     """Empty calls a second, and their latency."""
     bodies = [[ECHO_BODY] * (calls // lanes) for _ in range(lanes)]
     outcome = http2_loader.run(server.address, echo_server.METHOD, bodies, connections=min(lanes, CONNECTIONS))
-    if outcome.failed:
-        raise NotAcceptedError(f"{name}: {outcome.failed} calls failed")
+    if outcome.failed or outcome.answered != sum(map(len, bodies)):
+        raise NotAcceptedError(f"{name}: not every call was answered; {outcome}")
     return {f"{name}_per_s": outcome.answered / outcome.seconds, **latencies(name, outcome)}
 
 

@@ -127,7 +127,9 @@ class Database:
     async def open(self) -> Connection:
         """A connection of one's own in autocommit mode, for what holds it long; to be closed by its owner."""
         conninfo = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+        return await psycopg.AsyncConnection.connect(
+            conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, application_name="challenge-engine"
+        )
 
     async def fetch(self, query: str, parameters: Any = None) -> list[TupleRow]:
         """The rows of one reading statement; `DatabaseUnavailableError` when the database is away."""

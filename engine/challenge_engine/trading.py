@@ -70,6 +70,8 @@ class TradingService:
         max_group: int = MAX_GROUP,
         max_waiting: int = MAX_WAITING,
     ) -> None:
+        if max_group < 1:
+            raise ValueError(f"max_group must be at least 1, got {max_group}")
         self.events = events or EventBus()
         self._on_commit = on_commit
         decider = GroupDecider(clock=clock, max_clock_skew=max_clock_skew)

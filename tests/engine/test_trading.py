@@ -418,12 +418,7 @@ class TestWaitingTogether:
                 for second in range(4)
             ]
         await asyncio.gather(*calls)
-        transactions = await value(
-            engine.url,
-            "SELECT count(DISTINCT xmin::text) FROM trades WHERE challenge_id = ANY(%s::uuid[])",
-            (challenges,),
-        )
-        assert transactions == 1
+        assert await transactions_of(engine, challenges) == 1
 
 
 async def transactions_of(engine: RunningEngine, challenges: list[str]) -> int:
@@ -458,8 +453,7 @@ class TestLingering:
         calls += [await submitted(engine.trading.submit(submission(each, "later"))) for each in others]
         decisions = await asyncio.gather(*calls)
         challenges = [decision.challenge_id for decision in decisions]
-        query = "SELECT count(DISTINCT xmin::text) FROM trades WHERE challenge_id = ANY(%s::uuid[])"
-        assert await value(engine.url, query, (challenges,)) == 1
+        assert await transactions_of(engine, challenges) == 1
 
     async def test_few_calls_never_wait(self, engine: RunningEngine):
         for _ in range(3):
@@ -604,6 +598,23 @@ class TestAStatementThatFails:
             submission(known, "t1"), submission(unknown, "t1"), submission(known, "t2", "1", 1)
         )
         assert [told(answer) for answer in answers] == [1, "INTERNAL", 2]
+
+    async def test_sessions_that_were_lost_since_trades_were_last_executed_one_by_one_are_replaced_unnoticed(
+        self, engine: RunningEngine
+    ):
+        await plant_trade_trigger(engine.url, RAISE.format("P0001"))
+        challenges = [await engine.create() for _ in range(6)]
+        for turn in range(2):
+            answers = await engine.batch(
+                *(submission(each, f"good-{turn}", "1", 2 * turn) for each in challenges),
+                *(submission(each, f"poison-{turn}", "1", 2 * turn + 1) for each in challenges),
+            )
+            assert [told(answer) for answer in answers] == [turn + 1] * 6 + ["INTERNAL"] * 6
+            await sql(
+                engine.url,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )
 
 
 class TestARowThatIsLocked:
