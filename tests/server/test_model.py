@@ -34,7 +34,7 @@ from tests.server.calls import (
     url_text,
 )
 
-TRADES = int(os.environ.get("MODEL_TRADES", "4000"))
+TRADES = int(os.environ.get("MODEL_TRADES", "1500"))
 SEED = int(os.environ.get("MODEL_SEED", "20260101"))
 TRADES_PER_CHALLENGE = 14
 CHANNELS = 8
