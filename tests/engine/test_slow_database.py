@@ -25,8 +25,9 @@ from tests.engine.harness import (
 
 @pytest.fixture
 def short_transaction_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections are cut after 0.5 s instead of 10 s, so that tests of it are over sooner."""
+    """Connections are cut after 0.5 s instead of 10 s, and made within 2 s or not at all, so that tests end sooner."""
     monkeypatch.setattr("challenge_engine.database.TRANSACTION_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("challenge_engine.database.CONNECT_TIMEOUT_S", 2)
 
 
 async def told_or_raised(coroutine) -> str | int:
