@@ -70,15 +70,14 @@ def make_database(postgres: EmbeddedPostgres, name: str) -> str:
 
 @contextlib.contextmanager
 def serving(postgres: EmbeddedPostgres, name: str, *arguments: str) -> Iterator[tuple[Server, str]]:
-    """The service on a database of that name, made and migrated if need be."""
+    """The service on a new database of that name."""
     url = normalise_url(postgres.url).set(database=name)
-    with contextlib.suppress(psycopg.errors.DuplicateDatabase):
-        make_database(postgres, name)
+    conninfo = make_database(postgres, name)
     migrate(url)
     text = url.render_as_string(hide_password=False)
     environment = os.environ | {"CHALLENGE_DATABASE_URL": text, "CHALLENGE_LOG_LEVEL": "error"}
     with running("challenge_server", "serve", "--listen", "127.0.0.1:0", *arguments, environment=environment) as server:
-        yield server, make_conninfo(postgres.conninfo, dbname=name)
+        yield server, conninfo
 
 
 @app.command()

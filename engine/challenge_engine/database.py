@@ -98,8 +98,6 @@ class Database:
         """A psycopg connection from the pool, outside any transaction; what is not committed is rolled back.
 
         It is cut after TRANSACTION_TIMEOUT_S: a database that has stopped answering obeys no time limit of its own.
-
-        The statements of the service run on psycopg itself: its pipeline sends several in one round trip.
         """
         async with self.engine.connect() as pooled, self._transaction(pooled) as connection:
             yield connection
@@ -268,6 +266,16 @@ def check_usable(url: URL) -> None:
             missing = connection.exec_driver_sql(queries.MISSING_PRIVILEGES).scalars().all()
             if missing:
                 raise DatabaseError(f"the database role {url.username or ''} lacks privileges: {', '.join(missing)}")
+    finally:
+        engine.dispose()
+
+
+def usable_connections(url: URL) -> int:
+    """How many connections the server allows to ordinary roles together."""
+    engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+    try:
+        with engine.connect() as connection:
+            return int(connection.exec_driver_sql(queries.USABLE_CONNECTIONS).scalar_one())
     finally:
         engine.dispose()
 

@@ -244,3 +244,9 @@ MISSING_PRIVILEGES = """
     WHERE NOT has_table_privilege(name, privilege)
 """
 """What the role of the service may not do but has to: it needs no ownership and no more than this."""
+
+USABLE_CONNECTIONS = """
+    SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
+        - coalesce(current_setting('reserved_connections', true), '0')::integer
+"""
+"""How many connections ordinary roles may have together; PostgreSQL 15 knows no `reserved_connections`."""

@@ -200,7 +200,7 @@ def _log_event(event: ChallengeEvent) -> None:
 
 
 def collect_garbage_less_often() -> None:
-    """Answered trades leave no circles of references, so that looking for them all the time finds nothing.
+    """Calls whose trades were all answered leave no circles of references, so that looking for them finds little.
 
     Python's own thresholds, made for small programs, were measured at 8 per cent of the time of a loaded server.
     """

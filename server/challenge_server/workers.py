@@ -19,10 +19,9 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import IO, Any, NoReturn
 
-from sqlalchemy import create_engine
 from sqlalchemy.engine import URL
 
-from challenge_engine.database import CONNECT_TIMEOUT_S, DatabaseError
+from challenge_engine.database import DatabaseError, usable_connections
 from challenge_engine.embedded import EmbeddedPostgresError
 from challenge_server import application
 from challenge_server.logs import log_to_stderr
@@ -38,12 +37,6 @@ MIN_PAUSE_S = 0.5
 MAX_PAUSE_S = 30.0
 HEALTHY_AFTER_S = 60.0
 """A worker that lived this long before it ended is started again after the shortest pause."""
-
-USABLE_CONNECTIONS = """
-    SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
-        - coalesce(current_setting('reserved_connections', true), '0')::integer
-"""
-"""How many connections ordinary roles may have together; PostgreSQL 15 knows no `reserved_connections`."""
 
 
 class WorkerError(RuntimeError):
@@ -68,17 +61,8 @@ def supervise(
     `ready` is called with the port once every worker serves. Raises `SettingsError` when the database allows too few
     connections, `AddressError`, and `WorkerError` when a worker ends before it has ever served.
     """
-    require_connections(settings.workers, _usable_connections(url))
+    require_connections(settings.workers, usable_connections(url))
     asyncio.run(_keep_workers(database, settings, log_level, ready))
-
-
-def _usable_connections(url: URL) -> int:
-    engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
-    try:
-        with engine.connect() as connection:
-            return int(connection.exec_driver_sql(USABLE_CONNECTIONS).scalar_one())
-    finally:
-        engine.dispose()
 
 
 async def _keep_workers(

@@ -58,6 +58,7 @@ NOT_EXPLAINED = {
     "CONFIGURE_WRITER": "reads no table",
     "NOTIFY": "reads no table",
     "MISSING_PRIVILEGES": "runs once, when a process starts, and reads the catalogue alone",
+    "USABLE_CONNECTIONS": "runs once, when a server of several processes starts, and reads settings alone",
 }
 STATEMENTS = {name: text for name, text in _TEXTS.items() if name not in PARTS}
 

@@ -1,6 +1,8 @@
 """The trades that wait for a transaction: merged, fair, bounded."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Coroutine
 from itertools import count
 from typing import Any
@@ -186,6 +188,22 @@ def test_whatever_the_groups_each_trade_is_taken_once_and_calls_keep_their_order
                 assert own == sorted(own)
 
     run(take_all())
+
+
+async def test_a_call_that_was_answered_leaves_nothing_to_the_garbage_collector():
+    gc.disable()
+    try:
+        waiting, answered = WaitingTrades(10), call(("a", 1), ("b", 2))
+        waiting.add(answered)
+        for trades in waiting.take(10).values():
+            for trade in trades:
+                trade.answer(OverloadedError(1))
+        await answered.answers()
+        left = weakref.ref(answered)
+        del answered, trades, trade
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 @given(st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=4).map(sorted), max_size=8))

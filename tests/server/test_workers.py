@@ -20,6 +20,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import URL
 
+from challenge_engine.database import usable_connections
 from challenge_engine.embedded import EmbeddedPostgres
 from challenge_engine.embedded_cluster import DataDirectory, try_lock
 from challenge_server import workers
@@ -482,10 +483,7 @@ def test_workers_need_as_many_connections_as_they_may_use() -> None:
 
 
 def test_the_embedded_postgresql_allows_the_connections_of_all_workers(postgres: EmbeddedPostgres) -> None:
-    with psycopg.connect(postgres.conninfo, autocommit=True) as connection:
-        row = connection.execute(workers.USABLE_CONNECTIONS).fetchone()
-    assert row is not None
-    require_connections(MAX_WORKERS, row[0])
+    require_connections(MAX_WORKERS, usable_connections(postgres.url))
 
 
 def test_a_database_that_allows_too_few_connections_is_refused(embedded_dir: Path) -> None:
