@@ -37,7 +37,7 @@ def run(postgres: EmbeddedPostgres, postmaster: psutil.Process, serving: Serving
             report.say(f"{name}: {challenges * trades:,} trades stored by COPY in {time.monotonic() - began:.0f} s")
             sample = random.sample(ids, LOADED_CHALLENGES)
             targets[name] = Target(server, postmaster, conninfo, sample, TradeMaker())
-            targets[name].batch(6_000)
+            targets[name].prepare()
             targets[name].unary(1_280)
         measured: list[Figures] = []
         for number in range(1, rounds + 1):

@@ -24,6 +24,7 @@ UNARY_LANES = 64
 CONNECTIONS = 16
 HOT_BATCH_SIZE = 500
 PACED_LANES = 512
+FIRST_TRADES = 3
 SAMPLE_S = 0.05
 
 SUBMIT_TRADE = SERVICE + "SubmitTrade"
@@ -44,6 +45,13 @@ class Target:
     conninfo: str
     challenge_ids: Sequence[str]
     maker: TradeMaker
+
+    def prepare(self) -> None:
+        """Give every challenge its first trades: one that has just begun writes an event as well."""
+        lanes = self.maker.batches(
+            [self.challenge_ids], FIRST_TRADES * len(self.challenge_ids) // BATCH_SIZE, BATCH_SIZE
+        )
+        self._measure("first", BATCH_SUBMIT_TRADES, lanes, BATCH_SIZE)
 
     def batch(self, trades: int) -> Figures:
         """Accepted trades a second by batches of 100, each lane with challenges of its own."""

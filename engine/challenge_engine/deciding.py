@@ -28,6 +28,11 @@ class Decided:
     moved: dict[str, tuple[int, ChallengeState]] = field(default_factory=dict)
     events: list[ChallengeEvent] = field(default_factory=list)
 
+    @property
+    def all_accepted(self) -> bool:
+        """Whether every trade was a new one, and none was refused."""
+        return len(self.accepted) == len(self.answers)
+
 
 class GroupDecider:
     """Runs the pure engine over groups, each challenge by the rules version it was made with."""

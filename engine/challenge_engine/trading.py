@@ -14,6 +14,7 @@ from challenge_engine.database import CONFLICTS, UNAVAILABLE, Database, WriterCo
 from challenge_engine.deciding import Decided, GroupDecider
 from challenge_engine.event_bus import EventBus
 from challenge_engine.internal_errors import log_internal
+from challenge_engine.remembered import RememberedStates
 from challenge_engine.submissions import Answer, Call, TradeSubmission, WaitingTrade
 from challenge_engine.waiting import Group, WaitingTrades
 from challenge_engine.writer import CommitLostError, GroupWriter, VersionMovedError
@@ -39,9 +40,9 @@ MAX_WAITING = 20_000
 MAX_ISOLATED = 4
 LOADED_CALLS = 4
 """So many calls that come while one transaction runs show that traffic is high, and more are on their way."""
-MAX_LINGER_S = 0.008
+MAX_LINGER_S = 0.004
 """How long the next group may then wait for them."""
-LINGER_SLICE_S = 0.002
+LINGER_SLICE_S = 0.001
 """A slice of that time in which no call comes ends the wait."""
 DEFAULT_MAX_CLOCK_SKEW = 5_000_000
 
@@ -75,8 +76,10 @@ class TradingService:
         self.events = events or EventBus()
         self._on_commit = on_commit
         decider = GroupDecider(clock=clock, max_clock_skew=max_clock_skew)
-        self._writer = GroupWriter(WriterConnection(database), decider)
-        self._isolated_writers = [GroupWriter(WriterConnection(database), decider) for _ in range(MAX_ISOLATED)]
+        remembered = RememberedStates()
+        self._writer, *self._isolated_writers = (
+            GroupWriter(WriterConnection(database), decider, remembered) for _ in range(1 + MAX_ISOLATED)
+        )
         self._max_group = max_group
         self._waiting = WaitingTrades(max_waiting)
         self._arrived = asyncio.Event()

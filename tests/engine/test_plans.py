@@ -64,6 +64,7 @@ STATEMENTS = {name: text for name, text in _TEXTS.items() if name not in PARTS}
 
 INDEXES = {
     "LOCK_CHALLENGES": {"challenges_pkey"},
+    "LOCK_REMEMBERED_CHALLENGES": {"challenges_pkey"},
     "FIND_RECORDED_TRADES": {"trades_trade_id_unique"},
     "INSERT_TRADES": set(),
     "UPDATE_CHALLENGES": {"challenges_pkey"},
@@ -87,12 +88,15 @@ INDEXES = {
 FEW_ROWS = {"event_outbox_pkey", "event_log_pkey"}
 """What waits for its position, and the identity of the log, may be read whole."""
 KEPT_PREPARED = {
-    "LOCK_CHALLENGES", "FIND_RECORDED_TRADES", "INSERT_TRADES", "UPDATE_CHALLENGES", "INSERT_EVENTS",
-    "INSERT_CHALLENGE", "OUTBOX_HAS_ROWS", "LOCK_LOG", "ASSIGN_POSITIONS",
+    "LOCK_CHALLENGES", "LOCK_REMEMBERED_CHALLENGES", "FIND_RECORDED_TRADES", "INSERT_TRADES", "UPDATE_CHALLENGES",
+    "INSERT_EVENTS", "INSERT_CHALLENGE", "OUTBOX_HAS_ROWS", "LOCK_LOG", "ASSIGN_POSITIONS",
 }  # fmt: skip
 """The statements of transactions that commit: a generic plan made for them on a small database may still be in use when
 it has grown. The others are planned anew each time, because psycopg forgets what it has prepared at a rollback."""
-WRITING = ("a creation", "a trade", "a group of trades", "a first trade", "a group of first trades", "positions")
+WRITING = (
+    "a creation", "a trade", "a group of trades", "a trade on a remembered challenge",
+    "a group of trades on remembered challenges", "a first trade", "a group of first trades", "positions",
+)  # fmt: skip
 """The operations with such statements."""
 READS_THE_LOG = {"events of a status", "events of a rare status"}
 """No index knows the status of events: who looks for one from the beginning reads the log, by whatever index."""
@@ -168,10 +172,22 @@ def group(sequence: int, first: int, count: int) -> Run:
     return run
 
 
+def remembered(first: int, count: int) -> Run:
+    """So many challenges, traded on until their states are relied upon, and then once more."""
+
+    async def run(engine: RunningEngine, filled: Filled) -> None:
+        for sequence in range(TRADES + 1, TRADES + 4):
+            await group(sequence, first, count)(engine, filled)
+
+    return run
+
+
 OPERATIONS: dict[str, Run] = {
     "a creation": lambda engine, _: engine.trading.create_challenge(make_terms()),
     "a trade": group(TRADES + 1, 0, 1),
     "a group of trades": group(TRADES + 1, 1, GROUP),
+    "a trade on a remembered challenge": remembered(300, 1),
+    "a group of trades on remembered challenges": remembered(301, GROUP),
     "a first trade": group(1, 0, 1),
     "a group of first trades": group(1, 1, GROUP),
     "positions": lambda engine, _: engine.positions.assign_all(),
@@ -500,11 +516,17 @@ def test_groups_of_one_and_of_many_are_explained(operations: Operations):
     locked = defaultdict(list)
     for operation, statements in operations.items():
         for statement in statements:
-            if statement.name == "LOCK_CHALLENGES":
-                locked[operation].append(len(statement.parameters[0].split(",")))
+            if statement.name in ("LOCK_CHALLENGES", "LOCK_REMEMBERED_CHALLENGES"):
+                locked[operation].append((statement.name, len(statement.parameters[0].split(","))))
+    read, unread = "LOCK_CHALLENGES", "LOCK_REMEMBERED_CHALLENGES"
     assert locked == {
-        "a trade": [1], "a group of trades": [GROUP], "a first trade": [1], "a group of first trades": [GROUP],
-    }  # fmt: skip
+        "a trade": [(read, 1)],
+        "a group of trades": [(read, GROUP)],
+        "a trade on a remembered challenge": [(read, 1), (read, 1), (unread, 1)],
+        "a group of trades on remembered challenges": [(read, GROUP), (read, GROUP), (unread, GROUP)],
+        "a first trade": [(read, 1)],
+        "a group of first trades": [(read, GROUP)],
+    }
 
 
 @pytest.mark.parametrize(
