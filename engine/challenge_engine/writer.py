@@ -102,7 +102,7 @@ class GroupWriter:
         try:
             await cursor.execute(queries.LOCK_AND + query, (rows.uuid_array(decided.moved), *parameters))
             while cursor.nextset():
-                self._remembered.clear()
+                pass
             if cursor.rowcount == len(decided.moved):
                 return True
         except psycopg.errors.UniqueViolation:
