@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from challenge_engine import queries, rows
+from challenge_engine import rows
 from challenge_rules import (
     ChallengeEngine,
     ChallengeEvent,
@@ -95,7 +95,7 @@ def fill(
         if connection.execute("SELECT current_setting('is_superuser')").fetchone() == ("on",):
             # As a replica, PostgreSQL leaves out the check of every foreign key, which the data fits by its making.
             connection.execute("SET LOCAL session_replication_role = replica")
-        ((position,),) = connection.execute(queries.LAST_POSITION).fetchall()
+        ((position,),) = connection.execute("SELECT coalesce(max(position), 0) FROM event_positions").fetchall()
         _copy(connection, "challenges", history.challenge, _of_each(own, [history.challenge]))
         for start in range(0, trades_per_challenge, block):
             marked = history.trades[start : start + block]
@@ -103,8 +103,10 @@ def fill(
         for event in history.events:
             _copy(connection, "challenge_events", event, _of_each(own, [event]))
             positioned = enumerate(ids, start=position + 1)
-            lines = (_line([place, each, event["challenge_sequence"]]) for place, each in positioned)
-            _copy(connection, "event_positions", ("position", "challenge_id", "challenge_sequence"), lines)
+            rest = [event["challenge_sequence"], event["new_status"]]
+            lines = (_line([place, each, *rest]) for place, each in positioned)
+            columns = ("position", "challenge_id", "challenge_sequence", "new_status")
+            _copy(connection, "event_positions", columns, lines)
             position += challenges
         connection.commit()
         if analyze:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from typing import Any, cast
@@ -151,14 +151,15 @@ class Database:
 
 
 class WriterConnection:
-    """A connection that stays with one writer of groups, its statements prepared once.
+    """A connection that stays with one writer, its statements prepared once.
 
     To borrow one from the pool for each transaction costs more than to decide a trade. One that is lost is replaced at
     the next use.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, prepared: Mapping[str, str] = queries.PREPARED) -> None:
         self._database = database
+        self._prepared = prepared
         self._connection: Connection | None = None
 
     @asynccontextmanager
@@ -204,7 +205,7 @@ class WriterConnection:
         try:
             await connection.execute(queries.CONFIGURE_SESSION, SESSION_SETTINGS)
             await connection.execute(queries.CONFIGURE_WRITER)
-            for name, query in queries.PREPARED.items():
+            for name, query in self._prepared.items():
                 first, *others = query.split("%s")
                 text = first + "".join(f"${number}{other}" for number, other in enumerate(others, start=1))
                 await connection.execute(f"PREPARE {name} AS {text}".encode())
@@ -234,8 +235,11 @@ def _configure_session(dbapi_connection: Any, _record: Any) -> None:
     dbapi_connection.commit()
 
 
-def migrate(url: URL) -> str:
-    """Bring the schema to the newest revision and return it. Takes an advisory lock, so that two runs queue up."""
+def migrate(url: URL, revision: str = "head") -> str:
+    """Bring the schema to a revision, the newest unless told otherwise; returns the newest.
+
+    Takes an advisory lock, so that two runs queue up.
+    """
     engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
     config = _alembic_config()
     try:
@@ -244,7 +248,7 @@ def migrate(url: URL) -> str:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('challenge-engine migrate'))")
             config.attributes["connection"] = connection
             _refuse_newer(_revision_of(connection))
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     finally:
         engine.dispose()
     return newest_revision()

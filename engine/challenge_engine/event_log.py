@@ -1,24 +1,22 @@
-"""Reads the log of events: pages by position, cursors, and what follows."""
+"""Reads the log of events: pages by position, and cursors."""
 
-import asyncio
+import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from challenge_engine import queries, rows
-from challenge_engine.database import UNAVAILABLE, Database
+from challenge_engine.database import Database
 from challenge_engine.paging import fitting
 from challenge_engine.tokens import seal, sealing_scope, unseal, unseal_page
-from challenge_engine.wakeup import Wakeup, wait_at_most
 from challenge_rules import ChallengeEvent, ChallengeStatus
 from challenge_rules.errors import CursorMismatchError
 
 logger = logging.getLogger(__name__)
 
-POLL_INTERVAL_S = 0.5
-PAGE_SIZE = 200
 CURSOR = "cursor"
 EVENTS = "events"
+MARK_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,31 @@ class EventFilter:
         """What a token of this filter is bound to: the same for the same filter in another order."""
         return [sorted(set(self.challenge_ids)), sorted({status.value for status in self.new_statuses})]
 
+    def matcher(self) -> Callable[[ChallengeEvent], bool]:
+        """What tells whether an event is wanted, as the database would."""
+        challenge_ids, new_statuses = frozenset(self.challenge_ids), frozenset(self.new_statuses)
+        return lambda event: (
+            (not challenge_ids or event.challenge_id in challenge_ids)
+            and (not new_statuses or event.new_status in new_statuses)
+        )
+
+
+ALL_EVENTS = EventFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a log: right behind an event, or before the first one at position 0.
+
+    The mark is a digest of that event. A log that was restored to an earlier moment may hold another one there by now.
+    """
+
+    position: int
+    mark: str
+
+
+BEGINNING = Place(0, "")
+
 
 @dataclass(frozen=True, slots=True)
 class PositionedEvent:
@@ -40,168 +63,121 @@ class PositionedEvent:
     position: int
     event: ChallengeEvent
 
+    @property
+    def place(self) -> Place:
+        """Right behind the event."""
+        event = self.event
+        return Place(self.position, _mark(event.challenge_id, event.challenge_sequence, event.recorded_at))
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """The identity of a log, and its end."""
+
+    log_id: str
+    place: Place
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Events in order, and the position up to which every matching event has been read."""
+    """Events in order, and the place up to which every matching event has been read."""
 
     events: tuple[PositionedEvent, ...]
-    position: int
+    place: Place
     reached_end: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CaughtUp:
-    """A reader has reached the end of the log at this position."""
-
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """Nothing matched for a while; every matching event up to this position has been sent."""
-
-    position: int
-
-
 class EventLog:
-    """The positioned events. `news` wakes those who follow; they also look every POLL_INTERVAL_S."""
+    """The positioned events."""
 
-    def __init__(self, database: Database, news: Wakeup) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._news = news
-        self._log_id: str | None = None
 
-    async def last_position(self) -> int:
-        """The position of the newest event, 0 when there is none."""
-        ((position,),) = await self._database.fetch(queries.LAST_POSITION)
-        return int(position)
+    async def end(self) -> LogEnd:
+        """The end of the log as it is now."""
+        found = await self._database.fetch(queries.LOG_END)
+        if not found:
+            await self._settle()
+            found = await self._database.fetch(queries.LOG_END)
+        ((log_id, position, *event),) = found
+        return LogEnd(log_id, Place(position, _mark(*event)) if position else BEGINNING)
 
-    async def read(self, wanted: EventFilter, *, after: int, limit: int) -> Page:
-        """At most `limit` matching events after a position."""
-        conditions = ""
-        parameters: dict[str, object] = {"after": after, "limit": limit}
-        if wanted.challenge_ids:
-            conditions += queries.EVENTS_OF_CHALLENGES
-            parameters["challenge_ids"] = list(wanted.challenge_ids)
-        if wanted.new_statuses:
-            conditions += queries.EVENTS_WITH_STATUS
-            parameters["new_statuses"] = [status.value for status in wanted.new_statuses]
-        last = parameters["last"] = await self.last_position()
+    async def place_at(self, position: int) -> Place | None:
+        """The place behind the event at a position; None when there is no such event."""
+        if position == 0:
+            return BEGINNING
+        found = await self._database.fetch(queries.LOG_AT, {"position": position})
+        return Place(position, _mark(*found[0])) if found else None
+
+    async def read(self, wanted: EventFilter, *, after: int, limit: int, log_id: str | None = None) -> Page:
+        """At most `limit` matching events after a position.
+
+        With `log_id` a reader who goes on says which log it has been reading: `CursorMismatchError` when this is
+        another one by now, or has become shorter, so that its positions mean other events.
+        """
+        end = await self.end()
+        if log_id is not None and (end.log_id != log_id or end.place.position < after):
+            raise CursorMismatchError("the log was replaced by another one, whose positions mean other events")
+        last = end.place.position
         if last <= after:
-            return Page((), after, reached_end=True)
-        found = await self._database.fetch(queries.LIST_EVENTS.format(conditions=conditions), parameters)
+            return Page((), end.place, reached_end=True)
+        positions = queries.EVENTS_BETWEEN
+        parameters: dict[str, object] = {"after": after, "limit": limit, "last": last}
+        if wanted.new_statuses:
+            positions = queries.EVENTS_WITH_STATUS
+            parameters["new_statuses"] = sorted({status.value for status in wanted.new_statuses})
+        if wanted.challenge_ids:
+            positions = (
+                queries.EVENTS_OF_CHALLENGES_WITH_STATUS if wanted.new_statuses else queries.EVENTS_OF_CHALLENGES
+            )
+            parameters["challenge_ids"] = list(wanted.challenge_ids)
+        found = await self._database.fetch(queries.LIST_EVENTS.format(positions=positions), parameters)
         events = tuple(PositionedEvent(row[0], rows.event_from_row(row[1:])) for row in found)
         if len(events) == limit:
-            return Page(events, events[-1].position, reached_end=events[-1].position == last)
-        return Page(events, last, reached_end=True)
+            return Page(events, events[-1].place, reached_end=events[-1].position == last)
+        return Page(events, end.place, reached_end=True)
 
     async def page(self, wanted: EventFilter, *, after: int, limit: int, page_token: str) -> tuple[Page, str]:
         """A page of matching events, and the token of the next page (empty on the last)."""
-        scope = [await self._scope(wanted), after]
+        scope = [(await self.end()).log_id, wanted.scope(), after]
         if page_token:
             (after,) = unseal_page(EVENTS, scope, page_token)
         page = await self.read(wanted, after=after, limit=limit)
         count = fitting(page.events, lambda positioned: positioned.event.terms)
         if count < len(page.events):
-            page = Page(page.events[:count], page.events[count - 1].position, reached_end=False)
-        return page, "" if page.reached_end else seal(EVENTS, scope, [page.position])
+            page = Page(page.events[:count], page.events[count - 1].place, reached_end=False)
+        return page, "" if page.reached_end else seal(EVENTS, scope, [page.place.position])
 
-    async def follow(
-        self,
-        wanted: EventFilter,
-        *,
-        after: int,
-        heartbeat_s: float,
-        from_now: bool = False,
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> AsyncIterator[PositionedEvent | CaughtUp | Heartbeat]:
-        """Every matching event after a position, as it comes; `CaughtUp` at the end, `Heartbeat` when silent.
-
-        With `from_now` the position is the end as the caller found it, and `CaughtUp` is said at once.
-
-        Ends with a heartbeat once `stopping` says so and `news` wakes it. Reads the table alone, so that nothing is
-        lost, whoever wrote it.
-        """
-        position = after
-        clock = asyncio.get_running_loop().time
-        last_sent = clock()
-        told_caught_up = from_now
-        if from_now:
-            yield CaughtUp(position)
-        while not stopping():
-            news = self._news.subscribe()
-            page = await self.read(wanted, after=position, limit=PAGE_SIZE)
-            for event in page.events:
-                yield event
-            position = page.position
-            if page.events:
-                last_sent = clock()
-            if not page.reached_end:
-                told_caught_up = False
-                continue
-            if not told_caught_up:
-                yield CaughtUp(position)
-                told_caught_up = True
-                last_sent = clock()
-            silent_for = clock() - last_sent
-            if silent_for >= heartbeat_s:
-                yield Heartbeat(position)
-                last_sent = clock()
-                silent_for = 0.0
-            if not stopping():
-                await wait_at_most(news, min(POLL_INTERVAL_S, heartbeat_s - silent_for))
-        yield Heartbeat(position)
-
-    async def cursors(self, wanted: EventFilter) -> Callable[[int], str]:
-        """What turns a position of this log under this filter into the opaque text that stands for it."""
-        scope = sealing_scope(await self._scope(wanted))
-        return lambda position: seal(CURSOR, scope, [position])
-
-    async def position_of(self, wanted: EventFilter, cursor: str) -> int:
-        """The position a cursor stands for; `CursorMismatchError` when it is not one of this log and filter."""
+    async def place_of(self, wanted: EventFilter, cursor: str) -> Place:
+        """The place a cursor stands for; `CursorMismatchError` when it is not one of this log and filter."""
+        end = await self.end()
         try:
-            (position,) = unseal(CURSOR, await self._scope(wanted), cursor)
+            position, *marks = unseal(CURSOR, [end.log_id, wanted.scope()], cursor)
         except ValueError:
             raise CursorMismatchError from None
-        if position > await self.last_position():
+        place = await self.place_at(position)
+        if place is None:
             raise CursorMismatchError("the cursor is ahead of this log, which must be another one")
-        return int(position)
+        if marks and marks != [place.mark]:
+            raise CursorMismatchError("the log has another event at this cursor's place: it was restored in between")
+        return place
 
-    async def _scope(self, wanted: EventFilter) -> list[object]:
-        if self._log_id is None:
-            ((self._log_id,),) = await self._database.fetch(queries.LOG_ID)
-        return [self._log_id, wanted.scope()]
+    async def _settle(self) -> None:
+        """Let the log take note of where it lives, under a new identity if it has lived elsewhere."""
+        async with self._database.connection() as connection:
+            await connection.execute(queries.LOCK_LOG)
+            moved = await connection.execute(queries.MOVE_LOG)
+            await connection.commit()
+        if moved.rowcount:
+            logger.info("the log of events took note of its place; cursors of a log that lived elsewhere end here")
 
 
-class EventListener:
-    """Wakes this process when another one has given positions. A lost connection costs a poll, and is made anew."""
+def cursors(log_id: str, wanted: EventFilter) -> Callable[[Place], str]:
+    """What turns a place in a log under a filter into the opaque text that stands for it."""
+    scope = sealing_scope([log_id, wanted.scope()])
+    return lambda place: seal(CURSOR, scope, [place.position, place.mark])
 
-    def __init__(self, database: Database, news: Wakeup) -> None:
-        self._database = database
-        self._news = news
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to listen."""
-        self._task = asyncio.create_task(self._run(), name="event-listener")
-
-    async def stop(self) -> None:
-        """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                async with await self._database.open() as connection:
-                    await connection.execute(f"LISTEN {queries.NOTIFY_CHANNEL}")
-                    self._news.wake()
-                    async for _ in connection.notifies():
-                        self._news.wake()
-            except UNAVAILABLE as error:
-                logger.debug("the listening connection was lost: %s", type(error).__name__)
-            except Exception:
-                logger.exception("listening failed")
-            await asyncio.sleep(POLL_INTERVAL_S)
+def _mark(challenge_id: str, challenge_sequence: int, recorded_at: int) -> str:
+    text = f"{challenge_id}/{challenge_sequence}/{recorded_at}"
+    return hashlib.blake2b(text.encode(), digest_size=MARK_BYTES).hexdigest()

@@ -189,22 +189,57 @@ LIST_TRADES = f"""
 """
 """A page of one challenge's trades."""
 
-LAST_POSITION = "SELECT coalesce(max(position), 0) FROM event_positions"
-"""The end of the log. Positions are given one transaction after the other, so everything before it is visible too."""
+LOG_ORIGIN = """
+    (SELECT system_identifier FROM pg_control_system())
+    || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+"""Names the cluster and the database that a log lives in: neither a dump nor a copy takes them along."""
+
+LOG_END = f"""
+    SELECT l.log_id::text, coalesce(p.position, 0),
+        e.challenge_id::text, e.challenge_sequence, {_micros("e.recorded_at")}
+    FROM event_log l
+        LEFT JOIN (SELECT * FROM event_positions ORDER BY position DESC LIMIT 1) p ON true
+        LEFT JOIN challenge_events e USING (challenge_id, challenge_sequence)
+    WHERE l.origin = {LOG_ORIGIN}
+"""
+"""The identity of the log, and its last event. No row when the log has yet to find out that it lives elsewhere now.
+
+Positions are given one transaction after the other, so everything before the last is visible too.
+"""
+
+LOG_AT = f"""
+    SELECT e.challenge_id::text, e.challenge_sequence, {_micros("e.recorded_at")}
+    FROM event_positions p JOIN challenge_events e USING (challenge_id, challenge_sequence)
+    WHERE p.position = %(position)s
+"""
+"""The event at a position, as far as a cursor remembers it."""
 
 LIST_EVENTS = f"""
     SELECT p.position, {EVENT_COLUMNS}
-    FROM event_positions p JOIN challenge_events e USING (challenge_id, challenge_sequence)
-    WHERE p.position > %(after)s AND p.position <= %(last)s {{conditions}}
+    FROM ({{positions}}) p JOIN challenge_events e USING (challenge_id, challenge_sequence)
     ORDER BY p.position LIMIT %(limit)s
 """
-"""A page of events by position."""
+"""A page of events by position; which positions, says one of the following."""
 
-EVENTS_OF_CHALLENGES = "AND p.challenge_id = ANY(%(challenge_ids)s::uuid[])"
-EVENTS_WITH_STATUS = "AND e.new_status = ANY(%(new_statuses)s)"
+EVENTS_BETWEEN = "SELECT * FROM event_positions WHERE position > %(after)s AND position <= %(last)s"
+"""Those of all events."""
 
-LOG_ID = "SELECT log_id::text FROM event_log"
-"""The identity of this log."""
+EVENTS_OF_CHALLENGES = f"{EVENTS_BETWEEN} AND challenge_id = ANY(%(challenge_ids)s::uuid[])"
+"""Those of some challenges."""
+
+EVENTS_OF_CHALLENGES_WITH_STATUS = f"{EVENTS_OF_CHALLENGES} AND new_status = ANY(%(new_statuses)s)"
+"""Those of some challenges that led to some statuses."""
+
+EVENTS_WITH_STATUS = """
+    SELECT found.* FROM unnest(%(new_statuses)s::text[]) AS wanted(status) CROSS JOIN LATERAL (
+        SELECT * FROM event_positions
+        WHERE (new_status, position) > (wanted.status, %(after)s)
+            AND (new_status, position) <= (wanted.status, %(last)s)
+        ORDER BY new_status, position LIMIT %(limit)s
+    ) found
+"""
+"""Those that led to some statuses: a page for each. Compared as pairs, so that only their index has them in order."""
 
 OUTBOX_HAS_ROWS = "SELECT EXISTS (SELECT FROM event_outbox)"
 """Whether any event waits for its position."""
@@ -212,29 +247,42 @@ OUTBOX_HAS_ROWS = "SELECT EXISTS (SELECT FROM event_outbox)"
 LOCK_LOG = "SELECT FROM event_log FOR UPDATE"
 """Admits one giver of positions at a time, until its transaction ends."""
 
-ASSIGN_POSITIONS = """
+MOVE_LOG = f"""
+    UPDATE event_log SET
+        origin = {LOG_ORIGIN}, log_id = CASE WHEN origin IS NULL THEN log_id ELSE gen_random_uuid() END
+    WHERE origin IS DISTINCT FROM {LOG_ORIGIN}
+"""
+"""Gives a log that finds itself in another place than before a new identity; a new log takes note of its place."""
+
+NOTIFY_CHANNEL = "challenge_events"
+
+ASSIGN_POSITIONS = f"""
     WITH waiting AS (
         DELETE FROM event_outbox
         WHERE outbox_id IN (SELECT outbox_id FROM event_outbox ORDER BY outbox_id LIMIT %(limit)s)
         RETURNING outbox_id, challenge_id, challenge_sequence
     ), placed AS (
-        INSERT INTO event_positions (position, challenge_id, challenge_sequence)
-        SELECT (SELECT coalesce(max(position), 0) FROM event_positions) + row_number() OVER (ORDER BY outbox_id),
-            challenge_id, challenge_sequence
-        FROM waiting
+        INSERT INTO event_positions (position, challenge_id, challenge_sequence, new_status)
+        SELECT (SELECT coalesce(max(position), 0) FROM event_positions) + row_number() OVER (ORDER BY w.outbox_id),
+            w.challenge_id, w.challenge_sequence,
+            (SELECT e.new_status FROM challenge_events e
+             WHERE e.challenge_id = w.challenge_id AND e.challenge_sequence = w.challenge_sequence)
+        FROM waiting w
         RETURNING position
     )
-    SELECT count(*), max(position) FROM placed
+    SELECT count(*), pg_notify('{NOTIFY_CHANNEL}', max(position)::text) FROM placed HAVING count(*) > 0
 """
-"""Gives the next positions to the events that wait, in the order in which they came.
+"""Gives the next positions to the events that wait, in the order in which they came, and wakes the readers of the log
+in every process.
 
 An event's outbox_id is drawn while its challenge is locked, so the events of one challenge keep their order; and one
 that committed before another began has the smaller outbox_id, so causes come before their effects.
 """
 
-NOTIFY_CHANNEL = "challenge_events"
-NOTIFY = f"SELECT pg_notify('{NOTIFY_CHANNEL}', %s)"
-"""Wakes the readers of the log in every process."""
+GIVE_POSITIONS = f"BEGIN; {LOCK_LOG}; {MOVE_LOG}; {ASSIGN_POSITIONS}; COMMIT"
+RESULTS_BEFORE_POSITIONS = 3
+"""One message, so that no giver of positions can stop in the middle and keep the lock. The lock comes first and in a
+statement of its own: the next ones then see all that was placed before."""
 
 IS_WRITABLE = """
     SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' FROM event_log

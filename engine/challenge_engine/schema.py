@@ -107,7 +107,9 @@ event_positions = Table(
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("challenge_id", Uuid(as_uuid=False), nullable=False),
     Column("challenge_sequence", BigInteger, nullable=False),
+    Column("new_status", Text, nullable=False),
     UniqueConstraint("challenge_id", "challenge_sequence", name="event_positions_event_unique"),
+    Index("event_positions_by_status", "new_status", "position"),
     ForeignKeyConstraint(
         ["challenge_id", "challenge_sequence"],
         ["challenge_events.challenge_id", "challenge_events.challenge_sequence"],
@@ -127,4 +129,14 @@ event_log = Table(
     metadata,
     Column("only_row", Boolean, primary_key=True, server_default=text("true")),
     Column("log_id", Uuid(as_uuid=False), nullable=False, server_default=text("gen_random_uuid()")),
+    Column("origin", Text),
+)
+
+event_relays = Table(
+    "event_relays",
+    metadata,
+    Column("sink", Text, primary_key=True),
+    Column("log_id", Uuid(as_uuid=False), nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
 )

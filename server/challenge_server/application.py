@@ -19,7 +19,8 @@ from sqlalchemy.engine import URL
 from challenge_engine.creating import MAX_CREATING
 from challenge_engine.database import POOL_SIZE, Database, brief, check_usable, migrate, normalise_url
 from challenge_engine.embedded import EmbeddedPostgres, default_data_dir
-from challenge_engine.event_log import EventListener, EventLog
+from challenge_engine.event_log import EventLog
+from challenge_engine.event_tail import EventListener, EventTail
 from challenge_engine.positions import PositionAssigner
 from challenge_engine.reading import ChallengeReader
 from challenge_engine.trading import MAX_ISOLATED, TradingService, system_clock
@@ -43,10 +44,10 @@ MIN_PING_INTERVAL_MS = 5_000
 """Clients may ping every 10 s; half of that leaves room for their clocks."""
 GC_THRESHOLD = 50_000
 """Container objects that may be made before the youngest are looked through."""
-WRITE_POOL_SIZE = MAX_CREATING + 1
-"""For creations, and for the positions of events."""
-MAX_CONNECTIONS = 1 + MAX_ISOLATED + WRITE_POOL_SIZE + POOL_SIZE + 1
-"""Of one process to the database: its writers of groups, the two pools, and the one that listens."""
+WRITE_POOL_SIZE = MAX_CREATING
+"""For creations."""
+MAX_CONNECTIONS = 1 + MAX_ISOLATED + 1 + WRITE_POOL_SIZE + POOL_SIZE + 1
+"""Of one process to the database: its writers of groups, the one that gives positions, the two pools, the listener."""
 
 SERVER_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
@@ -104,8 +105,9 @@ class Application:
             max_group=settings.max_group,
         )
         self.trading.events.subscribe(_log_event)
-        self._log = EventLog(self._reads, self._news)
-        self._servicer = ChallengeServicer(self.trading, ChallengeReader(self._reads), self._log, clock=clock)
+        log = EventLog(self._reads)
+        self._tail = EventTail(log, self._news)
+        self._servicer = ChallengeServicer(self.trading, ChallengeReader(self._reads), log, self._tail, clock=clock)
         self._calls = CallCount()
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -141,7 +143,7 @@ class Application:
             await asyncio.wait([self._health_task])
         await self._health.enter_graceful_shutdown()
         self._servicer.draining = True
-        self._news.wake()
+        self._tail.wake_followers()
         clock = asyncio.get_running_loop().time
         deadline = clock() + STOP_GRACE_S
         _, unfinished = await asyncio.wait([asyncio.create_task(self.trading.stop())], timeout=STOP_GRACE_S)
@@ -152,6 +154,7 @@ class Application:
             await self._server.stop(max(MIN_STOP_GRACE_S, deadline - clock()))
         await self._positions.stop()
         await self._listener.stop()
+        await self._tail.stop()
         await self._writes.close()
         await self._reads.close()
 

@@ -72,13 +72,13 @@ def _unary(
 
 
 def _streaming(
-    implementation: Callable[[Any], AsyncIterator[Message]], decode: Decoder, calls: CallCount
+    implementation: Callable[[Any], AsyncIterator[bytes]], decode: Decoder, calls: CallCount
 ) -> Callable[..., Any]:
     async def handle(data: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[bytes]:
         calls.begun += 1
         try:
             async for message in implementation(decode(data)):
-                yield message.SerializeToString()
+                yield message
         except ChallengeError as error:
             refused = error
         except Exception:  # noqa: BLE001 -- logged with its error_id, and answered as INTERNAL

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import AsyncIterator, Callable
 
-from challenge_engine.event_log import EventFilter, EventLog
+from challenge_engine.event_log import BEGINNING, EventFilter, EventLog, Place, cursors
+from challenge_engine.event_tail import EventTail
 from challenge_engine.ids import uuid7
 from challenge_engine.reading import ChallengeReader, view
 from challenge_engine.submissions import Answer, TradeSubmission
@@ -12,6 +13,7 @@ from challenge_rules import ChallengeError
 from challenge_rules.errors import DrainingError, FieldViolation, ValidationError
 from challenge_rules.validation import FieldChecks
 from challenge_server import statuses, wire
+from challenge_server.event_encoding import EventEncoder
 from propfirm.challenge.v1 import challenge_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -23,11 +25,19 @@ class ChallengeServicer:
     """Implements every method of `ChallengeService`. Raises `ChallengeError`; `handlers` turns that into statuses."""
 
     def __init__(
-        self, trading: TradingService, reader: ChallengeReader, log: EventLog, *, clock: Callable[[], int]
+        self,
+        trading: TradingService,
+        reader: ChallengeReader,
+        log: EventLog,
+        tail: EventTail,
+        *,
+        clock: Callable[[], int],
     ) -> None:
         self._trading = trading
         self._reader = reader
         self._log = log
+        self._tail = tail
+        self._encoder = EventEncoder()
         self._clock = clock
         self.draining = False
 
@@ -109,48 +119,47 @@ class ChallengeServicer:
         page, token = await self._log.page(wanted, after=after, limit=limit, page_token=request.page_token)
         return pb.ListEventsResponse(events=map(wire.event_to, page.events), next_page_token=token)
 
-    async def StreamEvents(self, request: pb.StreamEventsRequest) -> AsyncIterator[pb.StreamEventsResponse]:
-        """Follow events; ends with a heartbeat and DRAINING when the server stops."""
+    async def StreamEvents(self, request: pb.StreamEventsRequest) -> AsyncIterator[bytes]:
+        """Follow events; ends with a heartbeat and DRAINING when the server stops. The messages come encoded."""
         checks = FieldChecks()
         wanted = wire.event_filter_from(request.challenge_ids, request.new_statuses, checks)
         heartbeat_s = wire.heartbeat_from(request, checks)
+        events_per_message = wire.events_per_message_from(request.max_events_per_message, checks)
         start = request.WhichOneof("start")
         if start is None:
             checks.refuse("start", "must be one of after_cursor, after_position, from_beginning, from_now")
         if start == "after_cursor" and not request.after_cursor:
             checks.refuse("after_cursor", "must not be empty; use from_beginning or from_now to start without one")
         checks.raise_if_any()
-        after = await self._start(request, wanted)
-        cursor = await self._log.cursors(wanted)
-        async for message in self._log.follow(
+        end = await self._log.end()
+        after = await self._start(request, wanted, end.place)
+        cursor = cursors(end.log_id, wanted)
+        async for item in self._tail.follow(
             wanted,
+            log_id=end.log_id,
             after=after,
             heartbeat_s=heartbeat_s,
             from_now=start == "from_now",
             stopping=lambda: self.draining,
         ):
-            yield wire.stream_message_to(message, cursor(message.position))
+            for message in self._encoder.messages(item, cursor, events_per_message):
+                yield message
         raise DrainingError("the server is shutting down; follow on from another, after the last cursor")
 
-    async def _start(self, request: pb.StreamEventsRequest, wanted: EventFilter) -> int:
-        """The position after which a stream begins."""
+    async def _start(self, request: pb.StreamEventsRequest, wanted: EventFilter, end: Place) -> Place:
+        """The place after which a stream begins."""
         match request.WhichOneof("start"):
             case "after_cursor":
-                return await self._log.position_of(wanted, request.after_cursor)
+                return await self._log.place_of(wanted, request.after_cursor)
             case "from_beginning":
-                return 0
+                return BEGINNING
             case "from_now":
-                return await self._log.last_position()
-        last = await self._log.last_position()
-        if not 0 <= request.after_position <= last:
-            raise ValidationError(
-                [
-                    FieldViolation(
-                        "after_position", f"must be 0 to {last}, the last position; got {request.after_position}"
-                    )
-                ]
-            )
-        return request.after_position
+                return end
+        place = await self._log.place_at(request.after_position) if request.after_position >= 0 else None
+        if place is None:
+            description = f"must be 0 to {end.position}, the last position; got {request.after_position}"
+            raise ValidationError([FieldViolation("after_position", description)])
+        return place
 
 
 def _read_submission(request: pb.SubmitTradeRequest, prefix: str) -> TradeSubmission | ValidationError:

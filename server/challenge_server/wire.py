@@ -6,7 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from challenge_engine.event_log import CaughtUp, EventFilter, Heartbeat, PositionedEvent
+from challenge_engine.event_log import EventFilter, PositionedEvent
 from challenge_engine.reading import ChallengeFilter, ChallengeView
 from challenge_engine.submissions import TradeSubmission
 from challenge_rules import ChallengeStatus, ChallengeTerms, Decision, EventType, Limits, RecordedTrade, Rule, Trade
@@ -28,6 +28,7 @@ MAX_PAGE_SIZE = 1000
 DEFAULT_HEARTBEAT_S = 30.0
 MIN_HEARTBEAT_S = 1
 MAX_HEARTBEAT_S = 3600
+MAX_EVENTS_PER_MESSAGE = 500
 
 _STATUS_TO_WIRE: dict[ChallengeStatus, pb.ChallengeStatus] = {
     status: getattr(pb, f"CHALLENGE_STATUS_{status.name}") for status in ChallengeStatus
@@ -103,6 +104,11 @@ def event_filter_from(
 def page_size_from(value: int, checks: FieldChecks) -> int:
     """How many rows a page has."""
     return min(checks.not_negative(value, "page_size") or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+def events_per_message_from(value: int, checks: FieldChecks) -> int:
+    """How many events a message of a stream may carry."""
+    return min(checks.not_negative(value, "max_events_per_message") or 1, MAX_EVENTS_PER_MESSAGE)
 
 
 def heartbeat_from(request: pb.StreamEventsRequest, checks: FieldChecks) -> float:
@@ -229,17 +235,6 @@ def event_to(positioned: PositionedEvent) -> pb.ChallengeEvent:
         recorded_at=_timestamp(event.recorded_at),
         terms=None if event.terms is None else _terms_to(event.terms),
     )
-
-
-def stream_message_to(message: PositionedEvent | CaughtUp | Heartbeat, cursor: str) -> pb.StreamEventsResponse:
-    """One message of the event stream."""
-    match message:
-        case PositionedEvent():
-            return pb.StreamEventsResponse(cursor=cursor, event=event_to(message))
-        case CaughtUp(position):
-            return pb.StreamEventsResponse(cursor=cursor, caught_up=pb.CaughtUp(position=position))
-        case Heartbeat(position):
-            return pb.StreamEventsResponse(cursor=cursor, heartbeat=pb.Heartbeat(position=position))
 
 
 def _rule_to(rule: Rule | None) -> pb.Rule:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -13,7 +13,8 @@ import psycopg
 from sqlalchemy.engine import URL
 
 from challenge_engine.database import Connection, Database
-from challenge_engine.event_log import EventListener, EventLog
+from challenge_engine.event_log import EventLog, PositionedEvent
+from challenge_engine.event_tail import EventListener, EventTail
 from challenge_engine.positions import PositionAssigner
 from challenge_engine.reading import ChallengeReader
 from challenge_engine.submissions import Answer, TradeSubmission
@@ -52,6 +53,7 @@ class RunningEngine:
     listener: EventListener
     news: Wakeup
     log: EventLog
+    tail: EventTail
     reader: ChallengeReader
     emitted: list[ChallengeEvent] = field(default_factory=list)
 
@@ -84,6 +86,7 @@ async def running_engine(
     reads = Database(url, pool_size=3)
     news = Wakeup()
     positions = PositionAssigner(reads, news)
+    log = EventLog(reads)
     engine = RunningEngine(
         url=url,
         database=database,
@@ -91,7 +94,8 @@ async def running_engine(
         positions=positions,
         listener=EventListener(reads, news),
         news=news,
-        log=EventLog(reads, news),
+        log=log,
+        tail=EventTail(log, news),
         reader=ChallengeReader(reads),
     )
     engine.trading.events.subscribe(engine.emitted.append)
@@ -103,11 +107,26 @@ async def running_engine(
         yield engine
     finally:
         await engine.trading.stop()
+        await positions.stop()
         if assign:
-            await positions.stop()
             await engine.listener.stop()
+        await engine.tail.stop()
         await database.close()
         await reads.close()
+
+
+async def lives(engine: RunningEngine) -> tuple[str, str, str]:
+    """Three challenges: one fails at once, one is funded, one stays pending; 3 + 3 + 1 events, all with positions."""
+    failed, funded, pending = [await engine.create() for _ in range(3)]
+    await engine.trading.submit(submission(failed, "t1", "-6000"))
+    await engine.trading.submit(submission(funded, "t1", "20000"))
+    await engine.positions.assign_all()
+    return failed, funded, pending
+
+
+def gist(found: Iterable[PositionedEvent]) -> list[tuple[str, str]]:
+    """Of each event its challenge and the status it led to."""
+    return [(one.event.challenge_id, str(one.event.new_status)) for one in found]
 
 
 def new_id() -> str:

@@ -146,6 +146,8 @@ async def test_assigning_at_the_same_time_places_each_event_once(database_url: U
             await engine.create()
         assigners = [PositionAssigner(engine.database, Wakeup()) for _ in range(6)]
         placed = await asyncio.gather(*(assigner.assign_all() for assigner in assigners))
+        for assigner in assigners:
+            await assigner.stop()
         assert sum(placed) == 20
         assert_gapless_and_in_order(await in_log_order(database_url))
 

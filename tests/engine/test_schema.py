@@ -143,6 +143,29 @@ class TestMigrating:
             assert connection.execute("SELECT count(*) FROM challenges").fetchone() == (1,)
             assert connection.execute("SELECT log_id FROM event_log").fetchall() == log_id
 
+    def test_a_database_of_the_first_revision_keeps_its_log_and_its_events_gain_what_they_lack(
+        self, session_database_url: URL
+    ):
+        with empty_database(session_database_url) as url:
+            migrate(url, "0001")
+            with psycopg.connect(conninfo(url)) as connection:
+                challenge_id = challenge(connection)
+                for position, event in ((1, CREATED), (2, CHANGED)):
+                    insert(connection, "challenge_events", {"challenge_id": challenge_id, **event})
+                    insert(
+                        connection,
+                        "event_positions",
+                        {"position": position, "challenge_id": challenge_id, "challenge_sequence": position},
+                    )
+                log_id = connection.execute("SELECT log_id FROM event_log").fetchall()
+            migrate(url)
+            with psycopg.connect(conninfo(url)) as connection:
+                found = connection.execute("SELECT new_status FROM event_positions ORDER BY position").fetchall()
+                assert found == [("PENDING",), ("ACTIVE",)]
+                assert connection.execute("SELECT log_id FROM event_log").fetchall() == log_id
+                with pytest.raises(psycopg.errors.RestrictViolation):
+                    connection.execute("UPDATE event_positions SET new_status = 'FUNDED'")
+
     def test_migrations_at_the_same_time_queue_up(self, session_database_url: URL):
         with empty_database(session_database_url) as url, ThreadPoolExecutor(3) as pool:
             assert list(pool.map(migrate, [url] * 3)) == [newest_revision()] * 3
@@ -272,7 +295,7 @@ class TestConstraints:
             insert(
                 history,
                 "event_positions",
-                {"position": 10**6, "challenge_id": challenge_id, "challenge_sequence": 1},
+                {"position": 10**6, "challenge_id": challenge_id, "challenge_sequence": 1, "new_status": "PENDING"},
             )
 
     @pytest.mark.parametrize(
@@ -403,7 +426,7 @@ class TestConstraints:
             challenge_id = challenge(history)
             for event in (CREATED, CHANGED):
                 insert(history, "challenge_events", {"challenge_id": challenge_id, **event})
-            row = {"challenge_id": challenge_id, "challenge_sequence": 1, "position": 10**6}
+            row = {"challenge_id": challenge_id, "challenge_sequence": 1, "position": 10**6, "new_status": "PENDING"}
             insert(history, "event_positions", row)
             with pytest.raises(psycopg.errors.UniqueViolation):
                 insert(
@@ -420,7 +443,7 @@ class TestConstraints:
                 insert(
                     history,
                     "event_positions",
-                    {"challenge_id": challenge_id, "challenge_sequence": 1, "position": 0},
+                    {"challenge_id": challenge_id, "challenge_sequence": 1, "position": 0, "new_status": "PENDING"},
                 )
 
     @pytest.mark.parametrize(
@@ -428,7 +451,7 @@ class TestConstraints:
         [
             ("trades", TRADE),
             ("challenge_events", CREATED),
-            ("event_positions", {"position": 10**6, "challenge_sequence": 1}),
+            ("event_positions", {"position": 10**6, "challenge_sequence": 1, "new_status": "PENDING"}),
         ],
     )
     def test_nothing_refers_to_what_is_not_there(self, history: psycopg.Connection, table: str, row: dict[str, Any]):
@@ -524,7 +547,12 @@ class TestTriggers:
                 insert(
                     history,
                     "event_positions",
-                    {"position": 10**6, "challenge_id": challenge_id, "challenge_sequence": 1},
+                    {
+                        "position": 10**6,
+                        "challenge_id": challenge_id,
+                        "challenge_sequence": 1,
+                        "new_status": "PENDING",
+                    },
                 )
                 with pytest.raises(psycopg.errors.RestrictViolation):
                     history.execute(statement)

@@ -775,7 +775,7 @@ class TestAConnectionThatIsLost:
                 assert answers == ["DATABASE_UNAVAILABLE", "PREDECESSOR_FAILED", "DATABASE_UNAVAILABLE"]
                 assert await reason_of(engine.create()) == "DATABASE_UNAVAILABLE"
                 assert await reason_of(engine.reader.get(one)) == "DATABASE_UNAVAILABLE"
-                assert await reason_of(engine.log.last_position()) == "DATABASE_UNAVAILABLE"
+                assert await reason_of(engine.log.end()) == "DATABASE_UNAVAILABLE"
                 await proxy.listen()
                 answers = [told(answer) for answer in await engine.batch(*batch, other)]
                 assert answers == [2 * cycle + 1, 2 * cycle + 2, cycle + 1]

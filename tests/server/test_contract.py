@@ -58,10 +58,13 @@ MESSAGES: dict[str, dict[str, str]] = {
         "challenge_ids": f"{TEXT}*", "new_statuses": "ChallengeStatus*", "after_cursor": f"{TEXT}?",
         "after_position": f"{INT64}?", "from_beginning": "StreamEventsRequest.FromBeginning?",
         "from_now": "StreamEventsRequest.FromNow?", "heartbeat_interval": f"{DURATION}?",
+        "max_events_per_message": INT32,
     },
     "StreamEventsResponse": {
         "cursor": TEXT, "event": "ChallengeEvent?", "caught_up": "CaughtUp?", "heartbeat": "Heartbeat?",
+        "events": "EventBatch?",
     },
+    "EventBatch": {"events": "ChallengeEvent*"},
     "Challenge": {
         "challenge_id": TEXT, "status": "ChallengeStatus", "limits": "Limits?", "initial_balance": TEXT,
         "equity": TEXT, "peak_equity": TEXT, "daily_start_equity": TEXT, "trading_day": TEXT, "last_sequence": INT64,
@@ -95,7 +98,7 @@ MESSAGES: dict[str, dict[str, str]] = {
 ONEOFS = {
     "TradeResult": {"outcome": ["decision", "rejection"]},
     "StreamEventsRequest": {"start": ["after_cursor", "after_position", "from_beginning", "from_now"]},
-    "StreamEventsResponse": {"message": ["event", "caught_up", "heartbeat"]},
+    "StreamEventsResponse": {"message": ["event", "caught_up", "heartbeat", "events"]},
 }
 
 ENUMS = {

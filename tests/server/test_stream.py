@@ -13,7 +13,8 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from sqlalchemy.engine import URL
 
-from challenge_engine.event_log import EventFilter, EventLog, Heartbeat
+from challenge_engine.event_log import BEGINNING, LogEnd
+from challenge_engine.event_tail import Heartbeat
 from challenge_server.handlers import CallCount, generic_handler
 from challenge_server.servicer import ChallengeServicer
 from propfirm.challenge.v1 import challenge_pb2 as pb
@@ -355,23 +356,21 @@ async def test_a_client_that_cancels_or_leaves_ends_the_stream_on_the_server() -
     ended: asyncio.Queue[str] = asyncio.Queue()
 
     class EndlessLog:
-        """Stands in for the log: sends heartbeats for ever, and tells when it is left."""
+        """Stands in for the log and its tail: sends heartbeats for ever, and tells when it is left."""
 
-        async def last_position(self) -> int:
-            return 0
-
-        async def cursors(self, _wanted: EventFilter) -> Callable[[int], str]:
-            return str
+        async def end(self) -> LogEnd:
+            return LogEnd("log", BEGINNING)
 
         async def follow(self, *_: object, **__: object) -> AsyncIterator[Heartbeat]:
             try:
-                yield Heartbeat(0)
+                yield Heartbeat(BEGINNING)
                 await asyncio.Event().wait()
             finally:
                 ended.put_nowait("ended")
 
     nothing = cast("Any", None)
-    servicer = ChallengeServicer(nothing, nothing, cast("EventLog", EndlessLog()), clock=lambda: 0)
+    endless = cast("Any", EndlessLog())
+    servicer = ChallengeServicer(nothing, nothing, endless, endless, clock=lambda: 0)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((generic_handler(servicer, CallCount()),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -423,6 +422,43 @@ def test_on_a_stop_streams_end_with_a_heartbeat_and_draining_and_do_not_hold_it_
                 next(stream)
             answer = read_refusal(caught.value)
             assert (answer.code, answer.reason) == ("UNAVAILABLE", "DRAINING")
+
+
+@pytest.mark.parametrize("most", [2, 7, 500, 2**31 - 1])
+def test_several_events_come_in_one_message_to_who_asks_for_it(
+    stub: ChallengeServiceStub, follow: Streams, most: int
+) -> None:
+    """The same events as one by one, and the cursor behind the last of a message resumes behind it."""
+    placed(stub, live_one(stub), 3)
+    single = until_caught_up(follow(from_beginning={}))[:-1]
+    assert len(single) >= 3
+    messages = until_caught_up(follow(from_beginning={}, max_events_per_message=most))[:-1]
+    assert {message.WhichOneof("message") for message in messages} == {"events"}
+    sizes = [len(message.events.events) for message in messages]
+    assert 1 <= min(sizes)
+    assert max(sizes) <= min(most, 500)
+    together = [event for message in messages for event in message.events.events]
+    assert together[: len(single)] == [message.event for message in single]
+    cursors = {message.event.position: message.cursor for message in single}
+    for message in messages:
+        last = message.events.events[-1].position
+        assert message.cursor == cursors.get(last, message.cursor)
+    resumed = next(follow(after_cursor=messages[0].cursor))
+    if len(together) > sizes[0]:
+        assert resumed.event == together[sizes[0]]
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_without_asking_each_event_comes_by_itself(stub: ChallengeServiceStub, follow: Streams, most: int) -> None:
+    placed(stub, live_one(stub), 3)
+    messages = until_caught_up(follow(from_beginning={}, max_events_per_message=most))[:-1]
+    assert {message.WhichOneof("message") for message in messages} == {"event"}
+
+
+def test_a_negative_number_of_events_per_message_is_refused(stub: ChallengeServiceStub) -> None:
+    answer = stream_refusal(stub, pb.StreamEventsRequest(from_beginning={}, max_events_per_message=-1))
+    assert (answer.code, answer.reason) == ("INVALID_ARGUMENT", "VALIDATION_FAILED")
+    assert "max_events_per_message" in str(answer)
 
 
 def test_a_reader_that_is_slow_loses_nothing(stub: ChallengeServiceStub, follow: Streams) -> None:

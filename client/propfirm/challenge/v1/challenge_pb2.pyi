@@ -448,7 +448,7 @@ class ListEventsResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[ChallengeEvent, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class StreamEventsRequest(_message.Message):
-    __slots__ = ("challenge_ids", "new_statuses", "after_cursor", "after_position", "from_beginning", "from_now", "heartbeat_interval")
+    __slots__ = ("challenge_ids", "new_statuses", "after_cursor", "after_position", "from_beginning", "from_now", "heartbeat_interval", "max_events_per_message")
     class FromBeginning(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
@@ -462,6 +462,7 @@ class StreamEventsRequest(_message.Message):
     FROM_BEGINNING_FIELD_NUMBER: _ClassVar[int]
     FROM_NOW_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    MAX_EVENTS_PER_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     challenge_ids: _containers.RepeatedScalarFieldContainer[str]
     new_statuses: _containers.RepeatedScalarFieldContainer[ChallengeStatus]
     after_cursor: str
@@ -469,7 +470,8 @@ class StreamEventsRequest(_message.Message):
     from_beginning: StreamEventsRequest.FromBeginning
     from_now: StreamEventsRequest.FromNow
     heartbeat_interval: _duration_pb2.Duration
-    def __init__(self, challenge_ids: _Optional[_Iterable[str]] = ..., new_statuses: _Optional[_Iterable[_Union[ChallengeStatus, str]]] = ..., after_cursor: _Optional[str] = ..., after_position: _Optional[int] = ..., from_beginning: _Optional[_Union[StreamEventsRequest.FromBeginning, _Mapping]] = ..., from_now: _Optional[_Union[StreamEventsRequest.FromNow, _Mapping]] = ..., heartbeat_interval: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    max_events_per_message: int
+    def __init__(self, challenge_ids: _Optional[_Iterable[str]] = ..., new_statuses: _Optional[_Iterable[_Union[ChallengeStatus, str]]] = ..., after_cursor: _Optional[str] = ..., after_position: _Optional[int] = ..., from_beginning: _Optional[_Union[StreamEventsRequest.FromBeginning, _Mapping]] = ..., from_now: _Optional[_Union[StreamEventsRequest.FromNow, _Mapping]] = ..., heartbeat_interval: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., max_events_per_message: _Optional[int] = ...) -> None: ...
 
 class CaughtUp(_message.Message):
     __slots__ = ("position",)
@@ -483,14 +485,22 @@ class Heartbeat(_message.Message):
     position: int
     def __init__(self, position: _Optional[int] = ...) -> None: ...
 
+class EventBatch(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[ChallengeEvent]
+    def __init__(self, events: _Optional[_Iterable[_Union[ChallengeEvent, _Mapping]]] = ...) -> None: ...
+
 class StreamEventsResponse(_message.Message):
-    __slots__ = ("cursor", "event", "caught_up", "heartbeat")
+    __slots__ = ("cursor", "event", "caught_up", "heartbeat", "events")
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
     CAUGHT_UP_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
     cursor: str
     event: ChallengeEvent
     caught_up: CaughtUp
     heartbeat: Heartbeat
-    def __init__(self, cursor: _Optional[str] = ..., event: _Optional[_Union[ChallengeEvent, _Mapping]] = ..., caught_up: _Optional[_Union[CaughtUp, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    events: EventBatch
+    def __init__(self, cursor: _Optional[str] = ..., event: _Optional[_Union[ChallengeEvent, _Mapping]] = ..., caught_up: _Optional[_Union[CaughtUp, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., events: _Optional[_Union[EventBatch, _Mapping]] = ...) -> None: ...
