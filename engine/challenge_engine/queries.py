@@ -41,11 +41,6 @@ LOCK_CHALLENGES = f"""
 """
 """Locks the challenges of a group and reads them. In challenge_id order, so that two groups never wait in a circle."""
 
-LOCK_REMEMBERED_CHALLENGES = """
-    SELECT FROM challenges c WHERE c.challenge_id = ANY(%s::uuid[]) ORDER BY c.challenge_id FOR UPDATE
-"""
-"""Locks challenges whose states are remembered, in the same order. Whether they still are so, the update finds out."""
-
 FIND_RECORDED_TRADES = f"""
     SELECT {TRADE_COLUMNS}
     FROM jsonb_to_recordset(%s::jsonb) AS asked(challenge_id uuid, trade_id text)
@@ -105,7 +100,6 @@ INSERT_EVENTS = """
 
 PREPARED = {
     "lock_challenges": LOCK_CHALLENGES,
-    "lock_remembered_challenges": LOCK_REMEMBERED_CHALLENGES,
     "find_recorded_trades": FIND_RECORDED_TRADES,
     "insert_trades": INSERT_TRADES,
     "update_challenges": UPDATE_CHALLENGES,
@@ -126,9 +120,9 @@ WRITE = "EXECUTE insert_trades(%s); EXECUTE update_challenges(%s, %s)"
 WRITE_EVENTS_AND = f"EXECUTE insert_events(%s); {WRITE}"
 """The same, when there are events as well."""
 
-LOCK_AND = "BEGIN; EXECUTE lock_remembered_challenges(%s); "
+LOCK_AND = "BEGIN; EXECUTE lock_challenges(%s); "
 """Goes before either of them when the decision was made on remembered states: then the transaction is one message, and
-its COMMIT another."""
+its COMMIT another. The second result is what the states were in truth."""
 
 CONFIGURE_SESSION = """
     SELECT set_config('application_name', 'challenge-engine', false), set_config('TimeZone', 'UTC', false),

@@ -1,6 +1,6 @@
 """One group of trades, one transaction: lock, find replays, decide, write, commit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import psycopg
 
@@ -28,15 +28,14 @@ class GroupWriter:
     """Executes groups, one after the other, each in one transaction under `SELECT … FOR UPDATE` on its challenges.
 
     A group is decided on the states that its lock reads. When all of them are remembered it is decided on these first,
-    and lock and writes go as one message. If a trade is then refused, or was sent before, or a challenge has moved on,
-    nothing of that counts and the group goes the long way.
+    and lock and writes go as one message. If the lock then finds another state, or a trade is refused, or was sent
+    before, nothing of that counts and the group goes the long way.
     """
 
     def __init__(self, connection: WriterConnection, decider: GroupDecider, remembered: RememberedStates) -> None:
         self._connection = connection
         self._decider = decider
         self._remembered = remembered
-        self._session: Connection | None = None
 
     async def write(self, group: Group) -> Decided:
         """Decide and commit a group. The answers may be given once this has returned.
@@ -45,21 +44,18 @@ class GroupWriter:
         that cannot be known.
         """
         async with self._connection.use() as connection:
-            if connection is not self._session:
-                # Whatever ended the session before may have been a restored database.
-                self._remembered.clear()
-                self._session = connection
             states = self._remembered.reliable(group)
             if states is not None:
                 decided = self._decider.decide(group, states, {})
-                if decided.all_accepted and await self._write_remembered(connection, decided):
-                    return await self._commit(connection, decided, states)
+                if decided.all_accepted and await self._write_remembered(connection, decided, states):
+                    return await self._commit(connection, decided)
             states, recorded = await self._read(connection, group)
+            self._remembered.found(states)
             decided = self._decider.decide(group, states, recorded)
             if not decided.accepted:
                 return decided
             await self._write(connection, decided)
-            return await self._commit(connection, decided, states)
+            return await self._commit(connection, decided)
 
     async def close(self) -> None:
         """End the connection to the database."""
@@ -75,7 +71,7 @@ class GroupWriter:
         cursor = psycopg.AsyncClientCursor(connection)
         await cursor.execute(queries.BEGIN_AND_READ, (rows.uuid_array(group), keys))
         cursor.nextset()
-        states = {state.terms.challenge_id: state for state in map(rows.challenge_from_row, await cursor.fetchall())}
+        states = _states(await cursor.fetchall())
         cursor.nextset()
         recorded: Recorded = {}
         for row in await cursor.fetchall():
@@ -95,33 +91,39 @@ class GroupWriter:
         if cursor.rowcount != len(decided.moved):
             raise VersionMovedError
 
-    async def _write_remembered(self, connection: Connection, decided: Decided) -> bool:
-        """Lock and write in one message; False, with nothing written, when a state was not the remembered one."""
+    async def _write_remembered(
+        self, connection: Connection, decided: Decided, states: Mapping[str, ChallengeState]
+    ) -> bool:
+        """Lock and write in one message; False, with nothing written, when the states were not the remembered ones."""
         query, parameters = _writing(decided)
         cursor = psycopg.AsyncClientCursor(connection)
         try:
-            await cursor.execute(queries.LOCK_AND + query, (rows.uuid_array(decided.moved), *parameters))
+            await cursor.execute(queries.LOCK_AND + query, (rows.uuid_array(states), *parameters))
+            cursor.nextset()
+            found = _states(await cursor.fetchall())
             while cursor.nextset():
                 pass
-            if cursor.rowcount == len(decided.moved):
+            if found == states and cursor.rowcount == len(decided.moved):
                 return True
-        except psycopg.errors.UniqueViolation:
-            # A trade of the same sequence, or of the same trade_id, is there.
+        except psycopg.IntegrityError:
+            # Of one state the rows follow from each other; here they met rows that follow from another.
             pass
-        self._remembered.forget(decided.moved)
         await connection.rollback()
         return False
 
-    async def _commit(self, connection: Connection, decided: Decided, read: Mapping[str, ChallengeState]) -> Decided:
+    async def _commit(self, connection: Connection, decided: Decided) -> Decided:
         try:
             await connection.commit()
         except CONFLICTS:
             raise
         except psycopg.OperationalError as error:
-            self._remembered.forget(decided.moved)
             raise CommitLostError(decided) from error
-        self._remembered.committed(read, {challenge_id: state for challenge_id, (_, state) in decided.moved.items()})
+        self._remembered.committed(state for _, state in decided.moved.values())
         return decided
+
+
+def _states(locked: Iterable[rows.Row]) -> dict[str, ChallengeState]:
+    return {state.terms.challenge_id: state for state in map(rows.challenge_from_row, locked)}
 
 
 def _writing(decided: Decided) -> tuple[str, list[str]]:

@@ -64,7 +64,6 @@ STATEMENTS = {name: text for name, text in _TEXTS.items() if name not in PARTS}
 
 INDEXES = {
     "LOCK_CHALLENGES": {"challenges_pkey"},
-    "LOCK_REMEMBERED_CHALLENGES": {"challenges_pkey"},
     "FIND_RECORDED_TRADES": {"trades_trade_id_unique"},
     "INSERT_TRADES": set(),
     "UPDATE_CHALLENGES": {"challenges_pkey"},
@@ -91,8 +90,8 @@ INDEXES = {
 FEW_ROWS = {"event_outbox_pkey", "event_log_pkey"}
 """What waits for its position, and the identity of the log, may be read whole."""
 KEPT_PREPARED = {
-    "LOCK_CHALLENGES", "LOCK_REMEMBERED_CHALLENGES", "FIND_RECORDED_TRADES", "INSERT_TRADES", "UPDATE_CHALLENGES",
-    "INSERT_EVENTS", "INSERT_CHALLENGE", "OUTBOX_HAS_ROWS",
+    "LOCK_CHALLENGES", "FIND_RECORDED_TRADES", "INSERT_TRADES", "UPDATE_CHALLENGES", "INSERT_EVENTS",
+    "INSERT_CHALLENGE", "OUTBOX_HAS_ROWS",
 }  # fmt: skip
 """The statements of transactions that commit: a generic plan made for them on a small database may still be in use when
 it has grown. The others are planned anew each time, because psycopg forgets what it has prepared at a rollback."""
@@ -528,17 +527,22 @@ def test_groups_of_one_and_of_many_are_explained(operations: Operations):
     locked = defaultdict(list)
     for operation, statements in operations.items():
         for statement in statements:
-            if statement.name in ("LOCK_CHALLENGES", "LOCK_REMEMBERED_CHALLENGES"):
-                locked[operation].append((statement.name, len(statement.parameters[0].split(","))))
-    read, unread = "LOCK_CHALLENGES", "LOCK_REMEMBERED_CHALLENGES"
+            if statement.name == "LOCK_CHALLENGES":
+                with_writes = "EXECUTE insert_trades" in statement.message
+                locked[operation].append((len(statement.parameters[0].split(",")), with_writes))
     assert locked == {
-        "a trade": [(read, 1)],
-        "a group of trades": [(read, GROUP)],
-        "a trade on a remembered challenge": [(read, 1), (read, 1), (unread, 1)],
-        "a group of trades on remembered challenges": [(read, GROUP), (read, GROUP), (unread, GROUP)],
-        "a first trade": [(read, 1)],
-        "a group of first trades": [(read, GROUP)],
+        "a trade": [(1, False)],
+        "a group of trades": [(GROUP, False)],
+        "a trade on a remembered challenge": [(1, False), (1, False), (1, True)],
+        "a group of trades on remembered challenges": [(GROUP, False), (GROUP, False), (GROUP, True)],
+        "a first trade": [(1, False)],
+        "a group of first trades": [(GROUP, False)],
     }
+
+
+def test_challenges_are_locked_in_the_order_of_their_ids():
+    """Or two groups could wait for each other in a circle."""
+    assert "ORDER BY c.challenge_id FOR UPDATE" in queries.LOCK_CHALLENGES
 
 
 @pytest.mark.parametrize(

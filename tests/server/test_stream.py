@@ -435,7 +435,7 @@ def test_several_events_come_in_one_message_to_who_asks_for_it(
     messages = until_caught_up(follow(from_beginning={}, max_events_per_message=most))[:-1]
     assert {message.WhichOneof("message") for message in messages} == {"events"}
     sizes = [len(message.events.events) for message in messages]
-    assert 1 <= min(sizes)
+    assert min(sizes) >= 1
     assert max(sizes) <= min(most, 500)
     together = [event for message in messages for event in message.events.events]
     assert together[: len(single)] == [message.event for message in single]
