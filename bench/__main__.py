@@ -17,7 +17,7 @@ import typer
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from bench import growth, report
+from bench import growth, report, streams
 from bench.processes import Server, running
 from bench.scenarios import BATCH_LANES, CHALLENGES_IN_A_BATCH, PACED_LANES, Figures, Target, echo
 from bench.textbook import Textbook
@@ -136,6 +136,13 @@ def grow(rounds: Rounds = 3) -> None:
     """The same rates after a million and ten million stored trades, and the server's memory over a million."""
     with cluster() as (postgres, postmaster, _):
         growth.run(postgres, postmaster, serving, rounds=rounds)
+
+
+@app.command("stream")
+def stream(rounds: Rounds = 3) -> None:
+    """Event streams: delivery, catching up, a thousand subscribers, and stalled ones."""
+    with cluster() as (postgres, _postmaster, _):
+        streams.run(postgres, serving, rounds=rounds)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ class Outcome:
     latencies_s: list[float] = field(repr=False)
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """An HTTP/2 frame."""
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
@@ -47,7 +48,8 @@ def _literal(name: bytes, value: bytes) -> bytes:
     return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
-def _header_block(path: str, authority: str) -> bytes:
+def header_block(path: str, authority: str) -> bytes:
+    """The headers of a gRPC call."""
     return b"".join(
         _literal(name, value)
         for name, value in (
@@ -91,13 +93,13 @@ class Connection:
         self.answered = 0
         self.failed = 0
         self.latencies_s: list[float] = []
-        self._block = _header_block(path, address)
+        self._block = header_block(path, address)
         self._next_stream = 1
         self._send_window = DEFAULT_WINDOW
         self._received = bytearray()
         settings = struct.pack(">HI", INITIAL_WINDOW_SIZE, MAX_WINDOW)
-        self._out = bytearray(PREFACE + _frame(SETTINGS, 0, 0, settings))
-        self._out += _frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", MAX_WINDOW - DEFAULT_WINDOW))
+        self._out = bytearray(PREFACE + frame(SETTINGS, 0, 0, settings))
+        self._out += frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", MAX_WINDOW - DEFAULT_WINDOW))
 
     @property
     def is_done(self) -> bool:
@@ -115,10 +117,10 @@ class Connection:
         self._send_window -= len(body)
         stream = self._next_stream
         self._next_stream += 2
-        self._out += _frame(HEADERS, END_HEADERS, stream, self._block)
+        self._out += frame(HEADERS, END_HEADERS, stream, self._block)
         for place in range(0, len(body), MAX_FRAME):
             flags = END_STREAM if place + MAX_FRAME >= len(body) else 0
-            self._out += _frame(DATA, flags, stream, body[place : place + MAX_FRAME])
+            self._out += frame(DATA, flags, stream, body[place : place + MAX_FRAME])
         self.in_flight[stream] = now, lane
         return True
 
@@ -158,9 +160,9 @@ class Connection:
             self.with_message.discard(stream)
             self._end(stream, now)
         elif kind == SETTINGS and not flags & ACK:
-            self._out += _frame(SETTINGS, ACK, 0, b"")
+            self._out += frame(SETTINGS, ACK, 0, b"")
         elif kind == PING and not flags & ACK:
-            self._out += _frame(PING, ACK, 0, payload)
+            self._out += frame(PING, ACK, 0, payload)
         elif kind == WINDOW_UPDATE and stream == 0:
             self._send_window += struct.unpack(">I", payload)[0]
         elif kind == GOAWAY:

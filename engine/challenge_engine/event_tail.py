@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -24,6 +25,12 @@ FIRST_PAGE = 50
 LATER_PAGE = 500
 LATER_AFTER = 1000
 """Who has read so many events from the table is quick, and gets larger pages: one that stalls should hold little."""
+
+
+MAX_CATCHING_UP = 4
+"""So many subscribers read the table at a time. With a hundred at once trades were accepted slower than they came."""
+MAX_TURN_S = 0.1
+"""How long one that does not take what it is sent keeps its turn from the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,31 @@ class Heartbeat:
 Item = EventBatch | CaughtUp | Heartbeat
 
 
+class _Turns:
+    """Lets few subscribers catch up at a time, a page each, and none that stalls stand in the way of the others."""
+
+    def __init__(self) -> None:
+        self._free = asyncio.Semaphore(MAX_CATCHING_UP)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn. It lasts to the end of the block, but at most MAX_TURN_S."""
+        await self._free.acquire()
+        loop = asyncio.get_running_loop()
+        ending: list[asyncio.TimerHandle] = []
+
+        def end() -> None:
+            if ending:
+                ending.pop().cancel()
+                self._free.release()
+
+        ending.append(loop.call_later(MAX_TURN_S, end))
+        try:
+            yield
+        finally:
+            end()
+
+
 class EventTail:
     """The newest events, read once for everybody who follows.
 
@@ -64,6 +96,7 @@ class EventTail:
         self._followers = 0
         self._task: asyncio.Task[None] | None = None
         self._moved = Wakeup()
+        self._turns = _Turns()
         self._log_id: str | None = None
         self._place = Place(0, "")
         self._kept: dict[int, PositionedEvent] = {}
@@ -129,18 +162,19 @@ class EventTail:
         while not stopping():
             moved = self._moved.subscribe()
             page = self._page_after(place, log_id, matches)
-            if page is None:
-                # Left behind by the tail, or at the end without one?
-                left_behind = self._log_id == log_id
-                limit = FIRST_PAGE if read_from_table < LATER_AFTER else LATER_PAGE
-                page = await self._log.read(wanted, after=place.position, limit=limit, log_id=log_id)
-                read_from_table += len(page.events)
-                told_caught_up = told_caught_up and page.reached_end and not left_behind
-            else:
-                read_from_table = 0
-            for batch in _batches(page.events):
-                yield EventBatch(batch)
-                last_sent = clock()
+            async with nullcontext() if page is not None else self._turns.turn():
+                if page is None:
+                    # Left behind by the tail, or at the end without one?
+                    left_behind = self._log_id == log_id
+                    limit = FIRST_PAGE if read_from_table < LATER_AFTER else LATER_PAGE
+                    page = await self._log.read(wanted, after=place.position, limit=limit, log_id=log_id)
+                    read_from_table += len(page.events)
+                    told_caught_up = told_caught_up and page.reached_end and not left_behind
+                else:
+                    read_from_table = 0
+                for batch in _batches(page.events):
+                    yield EventBatch(batch)
+                    last_sent = clock()
             place = page.place
             if not page.reached_end:
                 continue

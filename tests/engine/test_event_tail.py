@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 
 from challenge_engine import event_tail
 from challenge_engine.event_log import BEGINNING, EventFilter, EventLog, PositionedEvent
-from challenge_engine.event_tail import CaughtUp, EventBatch, EventTail, Heartbeat
+from challenge_engine.event_tail import MAX_CATCHING_UP, CaughtUp, EventBatch, EventTail, Heartbeat
 from challenge_engine.wakeup import Wakeup
 from challenge_rules import ChallengeStatus
 from challenge_rules.errors import CursorMismatchError, DatabaseUnavailableError
@@ -328,6 +328,28 @@ class TestOneReaderForAll:
                 taken.append([await slow.next(), *slow.held()])
         assert max(map(len, taken)) <= event_tail.TAKEN_AT_ONCE
         assert [one.position for some in taken for one in some] == list(range(5, 185))
+
+    async def test_those_that_stall_keep_nobody_from_catching_up(self, engine: RunningEngine):
+        for _ in range(3):
+            await engine.create()
+        await engine.positions.assign_all()
+        async with AsyncExitStack() as stack:
+            stalled = [await stack.enter_async_context(following(engine)) for _ in range(3 * MAX_CATCHING_UP)]
+            for follower in stalled:
+                assert (await follower.next()).position == 1
+            async with following(engine) as quick:
+                assert [one.position for one in await quick.events(3)] == [1, 2, 3]
+                assert await quick.next() == CaughtUp(await place(engine, 3))
+            for follower in stalled:
+                assert [one.position for one in await follower.events(2)] == [2, 3]
+
+    async def test_who_leaves_in_its_turn_gives_it_back(self, engine: RunningEngine, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(event_tail, "MAX_TURN_S", LONG)
+        await engine.create()
+        await engine.positions.assign_all()
+        for _ in range(3 * MAX_CATCHING_UP):
+            async with following(engine) as follower:
+                assert (await follower.next()).position == 1
 
     async def test_nobody_reads_when_nobody_follows(self, engine: RunningEngine, reads: Counter[EventFilter]):
         async def ended() -> bool:
