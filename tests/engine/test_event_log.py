@@ -2,9 +2,12 @@
 
 import base64
 
+import psycopg
 import pytest
 
 from challenge_engine import tokens
+from challenge_engine.database import normalise_url
+from challenge_engine.embedded import EmbeddedPostgres
 from challenge_engine.event_log import BEGINNING, EventFilter, EventLog, Place, PositionedEvent, cursors
 from challenge_rules import ChallengeStatus
 from challenge_rules.errors import CursorMismatchError, ValidationError
@@ -165,6 +168,22 @@ class TestCursors:
         with pytest.raises(ValidationError):
             await engine.log.page(ALL, after=0, limit=1, page_token=token)
         assert len((await engine.log.read(ALL, after=0, limit=100)).events) == 7
+
+    async def test_a_copied_database_is_another_log_and_the_original_the_same(self, postgres: EmbeddedPostgres):
+        original, copy = (normalise_url(postgres.url).set(database=name) for name in ("log_original", "log_copy"))
+        with psycopg.connect(postgres.conninfo, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE log_original TEMPLATE migrated")
+            async with running_engine(original) as engine:
+                await lives(engine)
+                cursor = await cursor_at(engine.log, ALL, 5)
+            connection.execute("CREATE DATABASE log_copy TEMPLATE log_original")
+            async with running_engine(original) as engine, running_engine(copy) as other:
+                assert (await engine.log.place_of(ALL, cursor)).position == 5
+                with pytest.raises(CursorMismatchError):
+                    await other.log.place_of(ALL, cursor)
+                assert (await other.log.end()).place == (await engine.log.end()).place
+            for name in ("log_original", "log_copy"):
+                connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     async def test_positions_given_in_another_database_are_those_of_another_log(self, engine: RunningEngine):
         """Whoever writes first notices as well as whoever reads first."""
