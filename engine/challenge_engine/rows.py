@@ -31,6 +31,9 @@ Row = Sequence[Any]
 # Looking a member up by value is several times faster than calling its Enum.
 _STATUSES = {status.value: status for status in ChallengeStatus}
 _RULES: dict[str | None, Rule | None] = {None: None, **{rule.value: rule for rule in Rule}}
+_RULES_EVALUATED = {rule.value: rule for rule in Rule}
+_EVENT_TYPES = {kind.value: kind for kind in EventType}
+_percentage = lru_cache(maxsize=1024)(parse_percentage)
 
 
 def _json(value: object) -> str:
@@ -123,7 +126,7 @@ def event_from_row(row: Row) -> ChallengeEvent:
     return ChallengeEvent(
         challenge_id=challenge_id,
         challenge_sequence=challenge_sequence,
-        event_type=EventType(event_type),
+        event_type=_EVENT_TYPES[event_type],
         old_status=_STATUSES[old_status] if old_status else None,
         new_status=_STATUSES[new_status],
         reason=_RULES[reason],
@@ -243,8 +246,8 @@ def _evaluation_to_json(evaluation: RuleEvaluation) -> dict[str, object]:
 
 def _evaluation_from_json(stored: dict[str, Any]) -> RuleEvaluation:
     return RuleEvaluation(
-        rule=Rule(stored["rule"]),
-        limit_pct=parse_percentage(stored["limit_pct"]),
+        rule=_RULES_EVALUATED[stored["rule"]],
+        limit_pct=_percentage(stored["limit_pct"]),
         observed_pct=parse_scaled(stored["observed_pct"], OBSERVED_PLACES),
         triggered=stored["triggered"],
         headroom=parse_scaled(stored["headroom"], DECIMAL_PLACES),
@@ -269,9 +272,9 @@ def _terms_from_json(challenge_id: str, stored: dict[str, Any]) -> ChallengeTerm
         challenge_id=challenge_id,
         initial_balance=parse_amount(stored["initial_balance"]),
         limits=Limits(
-            parse_percentage(stored["max_daily_drawdown_pct"]),
-            parse_percentage(stored["max_total_drawdown_pct"]),
-            parse_percentage(stored["profit_target_pct"]),
+            _percentage(stored["max_daily_drawdown_pct"]),
+            _percentage(stored["max_total_drawdown_pct"]),
+            _percentage(stored["profit_target_pct"]),
         ),
         currency_code=stored["currency_code"],
         labels=tuple(sorted(stored["labels"].items())),

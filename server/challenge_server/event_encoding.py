@@ -45,7 +45,11 @@ class EventEncoder:
 
 
 def _several(events: tuple[PositionedEvent, ...]) -> bytes:
-    return pb.StreamEventsResponse(events=pb.EventBatch(events=map(wire.event_to, events))).SerializeToString()
+    message = pb.StreamEventsResponse()
+    add = message.events.events.add
+    for positioned in events:
+        wire.fill_event(add(), positioned)
+    return message.SerializeToString()
 
 
 def _with_cursor(cursor: str) -> bytes:

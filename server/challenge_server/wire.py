@@ -218,23 +218,34 @@ def recorded_trade_to(recorded: RecordedTrade) -> pb.RecordedTrade:
 
 def event_to(positioned: PositionedEvent) -> pb.ChallengeEvent:
     """An event on the wire."""
+    message = pb.ChallengeEvent()
+    fill_event(message, positioned)
+    return message
+
+
+def fill_event(message: pb.ChallengeEvent, positioned: PositionedEvent) -> None:
+    """Put an event into an empty message, in place as `fill_decision` does."""
     event = positioned.event
-    return pb.ChallengeEvent(
-        position=positioned.position,
-        challenge_id=event.challenge_id,
-        challenge_sequence=event.challenge_sequence,
-        event_type=_EVENT_TYPE_TO_WIRE[event.event_type],
-        old_status=pb.CHALLENGE_STATUS_UNSPECIFIED if event.old_status is None else _STATUS_TO_WIRE[event.old_status],
-        new_status=_STATUS_TO_WIRE[event.new_status],
-        reason=_rule_to(event.reason),
-        trade_id=event.trade_id or "",
-        trade_sequence=event.trade_sequence or 0,
-        equity=format_amount(event.equity),
-        evaluations=_evaluations_to(event.evaluations),
-        occurred_at=_timestamp(event.occurred_at),
-        recorded_at=_timestamp(event.recorded_at),
-        terms=None if event.terms is None else _terms_to(event.terms),
-    )
+    message.position = positioned.position
+    message.challenge_id = event.challenge_id
+    message.challenge_sequence = event.challenge_sequence
+    message.event_type = _EVENT_TYPE_TO_WIRE[event.event_type]
+    if event.old_status is not None:
+        message.old_status = _STATUS_TO_WIRE[event.old_status]
+    message.new_status = _STATUS_TO_WIRE[event.new_status]
+    if event.reason is not None:
+        message.reason = _RULE_TO_WIRE[event.reason]
+    if event.trade_id is not None and event.trade_sequence is not None:
+        message.trade_id = event.trade_id
+        message.trade_sequence = event.trade_sequence
+    message.equity = format_amount(event.equity)
+    add_evaluation = message.evaluations.add
+    for evaluation in event.evaluations:
+        _fill_evaluation(add_evaluation(), evaluation)
+    _fill_timestamp(message.occurred_at, event.occurred_at)
+    _fill_timestamp(message.recorded_at, event.recorded_at)
+    if event.terms is not None:
+        message.terms.CopyFrom(_terms_to(event.terms))
 
 
 def _rule_to(rule: Rule | None) -> pb.Rule:
