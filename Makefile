@@ -11,7 +11,7 @@ PYPROJECTS := pyproject.toml engine/pyproject.toml client/pyproject.toml
 PROTO := protos/propfirm/challenge/v1/challenge.proto
 PYTEST ?= $(BIN)/python -m pytest
 
-.PHONY: help setup demo serve test bench bench-growth lint types imports proto stubs stubs-check lock ci clean
+.PHONY: help setup demo serve test test-brokers bench bench-growth bench-stream lint types imports proto stubs stubs-check lock ci clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,14 +31,20 @@ demo: $(INSTALLED) ## run two real trading accounts through the service
 serve: $(INSTALLED) ## start the service on the embedded PostgreSQL; ARGS="--listen …" for options
 	$(BIN)/challenge-engine serve $(ARGS)
 
-test: $(INSTALLED) ## run every test (a real PostgreSQL is started for it)
-	$(PYTEST) tests
+test: $(INSTALLED) ## run every test but those of brokers (a real PostgreSQL is started for it)
+	$(PYTEST) tests --ignore=tests/brokers
+
+test-brokers: $(INSTALLED) ## the relay against real brokers, which .ci/install-brokers installs (two and a half minutes)
+	$(PYTEST) tests/brokers
 
 bench: $(INSTALLED) ## throughput and latency beside pgbench and an empty echo call (some minutes); ARGS="--workers 2"
 	$(BIN)/python -m bench run $(ARGS)
 
 bench-growth: $(INSTALLED) ## the same rates with 1 and 10 million stored trades (about 5 GB of disk, seven minutes)
 	$(BIN)/python -m bench growth $(ARGS)
+
+bench-stream: $(INSTALLED) ## event streams: delivery, catching up, many subscribers and stalled ones (about twelve minutes)
+	$(BIN)/python -m bench stream $(ARGS)
 
 lint: $(INSTALLED) ## style, formatting, Dockerfile and compose file
 	$(BIN)/ruff check .

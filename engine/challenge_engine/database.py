@@ -106,7 +106,7 @@ class Database:
     async def _transaction(self, pooled: AsyncConnection) -> AsyncIterator[Connection]:
         raw = await pooled.get_raw_connection()
         connection = cast("Connection", raw.driver_connection)
-        watchdog = asyncio.get_running_loop().call_later(TRANSACTION_TIMEOUT_S, _cut, connection)
+        watchdog = asyncio.get_running_loop().call_later(TRANSACTION_TIMEOUT_S, cut, connection)
         try:
             yield connection
         finally:
@@ -169,7 +169,7 @@ class WriterConnection:
         It is cut after TRANSACTION_TIMEOUT_S, as those of the pool are.
         """
         connection, self._connection = self._connection or await self._open(), None
-        watchdog = asyncio.get_running_loop().call_later(TRANSACTION_TIMEOUT_S, _cut, connection)
+        watchdog = asyncio.get_running_loop().call_later(TRANSACTION_TIMEOUT_S, cut, connection)
         try:
             yield connection
             await self._roll_back(connection)
@@ -201,7 +201,7 @@ class WriterConnection:
 
     async def _open(self) -> Connection:
         connection = await self._database.open()
-        watchdog = asyncio.get_running_loop().call_later(TRANSACTION_TIMEOUT_S, _cut, connection)
+        watchdog = asyncio.get_running_loop().call_later(TRANSACTION_TIMEOUT_S, cut, connection)
         try:
             await connection.execute(queries.CONFIGURE_SESSION, SESSION_SETTINGS)
             await connection.execute(queries.CONFIGURE_WRITER)
@@ -217,12 +217,12 @@ class WriterConnection:
         return connection
 
 
-def _cut(connection: Connection) -> None:
+def cut(connection: Connection) -> None:
     """End a connection from our side, so that whoever waits for the server learns that it is lost.
 
     The socket is shut down, not closed: it belongs to libpq, which then reads its end.
     """
-    logger.warning("the database has not answered for %d s; its connection is cut", TRANSACTION_TIMEOUT_S)
+    logger.warning("the database has not answered for long; its connection is cut")
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
         duplicate.shutdown(socket.SHUT_RDWR)
 

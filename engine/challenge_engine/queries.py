@@ -186,8 +186,13 @@ LIST_TRADES = f"""
 LOG_ORIGIN = """
     (SELECT system_identifier FROM pg_control_system())
     || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())
+    || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8)
 """
-"""Names the cluster and the database that a log lives in: neither a dump nor a copy takes them along."""
+"""Names the cluster, the database and the timeline that a log lives in.
+
+A dump or a copy takes neither of the first two along; a cluster restored from its files to a moment, and a standby that
+takes over, begin a new timeline.
+"""
 
 LOG_END = f"""
     SELECT l.log_id::text, coalesce(p.position, 0),

@@ -10,15 +10,20 @@ from functools import partial
 from typing import Annotated
 
 import grpc
+import psycopg
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy import exc
 
 from challenge_engine.database import DatabaseError, brief, migrate
 from challenge_engine.embedded import EmbeddedPostgresError, binary
+from challenge_engine.relaying import RelayError, RelayOrder, check_relayable
 from challenge_engine.trading import MAX_GROUP
 from challenge_server import application
 from challenge_server.logs import log_to_stderr
+from challenge_server.relay import running as relaying
+from challenge_server.relay.messages import PayloadFormat
+from challenge_server.relay.targets import parse_target
 from challenge_server.settings import (
     DEFAULT_LISTEN,
     DEFAULT_MAX_CLOCK_SKEW_S,
@@ -29,6 +34,7 @@ from challenge_server.settings import (
     ServeSettings,
     SettingsError,
     parse_count,
+    parse_position,
 )
 from challenge_server.workers import WorkerError, supervise
 
@@ -127,6 +133,64 @@ def serve(
                 supervise(url, database, settings, log_level, ready=ready)
 
 
+@app.command("relay")
+def relay_command(
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            envvar="CHALLENGE_RELAY_TO",
+            metavar="URL",
+            help="redis://host:6379/0?stream=…, amqp://host:5672/vhost?exchange=… or kafka://host:9092/topic."
+            " With a password it is better given by environment than as an option, which others can read.",
+        ),
+    ],
+    payload_format: Annotated[
+        PayloadFormat, typer.Option("--format", envvar="CHALLENGE_RELAY_FORMAT", help="How events are written.")
+    ] = PayloadFormat.JSON,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            envvar="CHALLENGE_RELAY_NAME",
+            metavar="NAME",
+            help="Under which the cursor is stored. Default: the URL without credentials and options.",
+        ),
+    ] = None,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="Begin a new sink with the first event. The default.")
+    ] = False,
+    after_position: Annotated[
+        str | None, typer.Option(metavar="N", help="Begin a new sink after this position instead.")
+    ] = None,
+    reset: Annotated[
+        bool,
+        typer.Option("--reset", help="Forget the stored cursor and begin as for a new sink. Not for every start."),
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="End when the end of the log is reached.")] = False,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    log_level: Annotated[
+        str, typer.Option(envvar="CHALLENGE_LOG_LEVEL", metavar="LEVEL", help="debug, info, warning or error.")
+    ] = "info",
+) -> None:
+    """Bring every event to a message broker, at least once and in order per challenge, until SIGTERM or SIGINT."""
+    with _clear_errors():
+        log_to_stderr(log_level)
+        if from_beginning and after_position is not None:
+            raise SettingsError("give --from-beginning or --after-position, not both")
+        if reset and not from_beginning and after_position is None:
+            raise SettingsError("--reset needs --from-beginning or --after-position N: where the sink is to begin")
+        start = 0 if after_position is None else parse_position("--after-position", after_position)
+        target = parse_target(to)
+        order = RelayOrder(target.name if name is None else name, start, reset, once)
+        settings = _database(database_url, data_dir)
+        with application.open_database(settings, _say) as url:
+            if settings.url is None:
+                migrate(url)
+            check_relayable(url)
+            application.run(relaying.relay(url, target, payload_format, order))
+
+
 @app.command("migrate")
 def migrate_command(database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
     """Bring the schema of a database to the revision this release needs."""
@@ -207,10 +271,12 @@ def _clear_errors() -> Iterator[None]:
     """Turn what an operator can mend into one line and exit code 1."""
     try:
         yield
-    except (SettingsError, DatabaseError, EmbeddedPostgresError, AddressError, WorkerError) as error:
+    except (SettingsError, DatabaseError, EmbeddedPostgresError, AddressError, WorkerError, RelayError) as error:
         _fail(str(error))
     except exc.DBAPIError as error:
         _fail(f"the database cannot be used: {brief(error.orig or error)}")
+    except psycopg.Error as error:
+        _fail(f"the database cannot be used: {brief(error)}")
 
 
 def _fail(message: str) -> None:

@@ -31,6 +31,13 @@ def parse_count(option: str, text: str, largest: int) -> int:
     raise SettingsError(f"{option} must be a whole number from 1 to {largest}, got {text[:100]!r}")
 
 
+def parse_position(option: str, text: str) -> int:
+    """The value of an option that is a position in the log, 0 or more."""
+    if text.isascii() and text.isdigit() and len(text) <= 18:
+        return int(text)
+    raise SettingsError(f"{option} must be a whole number from 0, got {text[:100]!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where to listen. Port 0 lets the system choose."""

@@ -18,8 +18,8 @@ STATEMENTS = (
     "ALTER TABLE event_positions ENABLE TRIGGER event_positions_append_only",
     "ALTER TABLE event_positions ALTER COLUMN new_status SET NOT NULL",
     "CREATE INDEX event_positions_by_status ON event_positions (new_status, position)",
-    # Where the log lives: which cluster, which database. Restored from a dump or copied it finds itself elsewhere,
-    # takes a new identity, and honours no cursor of the old one.
+    # Where the log lives: which cluster, database and timeline. Restored or copied it finds itself elsewhere, takes a
+    # new identity, and honours no cursor of the old one.
     "ALTER TABLE event_log ADD COLUMN origin text",
     # How far each relay has brought the log to its sink.
     """
