@@ -11,7 +11,7 @@ PYPROJECTS := pyproject.toml engine/pyproject.toml client/pyproject.toml
 PROTO := protos/propfirm/challenge/v1/challenge.proto
 PYTEST ?= $(BIN)/python -m pytest
 
-.PHONY: help setup demo serve test test-brokers bench bench-growth bench-stream lint types imports proto stubs stubs-check lock ci clean
+.PHONY: help setup demo serve test test-brokers bench bench-growth bench-stream soak-stream lint types imports proto stubs stubs-check lock ci clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ bench-growth: $(INSTALLED) ## the same rates with 1 and 10 million stored trades
 
 bench-stream: $(INSTALLED) ## event streams: delivery, catching up, many subscribers and stalled ones (about twelve minutes)
 	$(BIN)/python -m bench stream $(ARGS)
+
+soak-stream: $(INSTALLED) ## 50 subscribers and 2,000 challenges while servers are killed and sessions ended (about a minute)
+	CHAOS_CHALLENGES=2000 CHAOS_SUBSCRIBERS=50 CHAOS_KILL_EVERY_S=3 $(PYTEST) tests/server/test_stream_chaos.py -o timeout=600
 
 lint: $(INSTALLED) ## style, formatting, Dockerfile and compose file
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@
 """
 
 from challenge_client.async_client import AsyncChallengeClient, AsyncEventStream
+from challenge_client.async_subscription import AsyncSubscription
 from challenge_client.client import ChallengeClient, EventStream
 from challenge_client.enums import ChallengeStatus, EventType, Rule
 from challenge_client.errors import (
@@ -37,12 +38,15 @@ from challenge_client.errors import (
     ValidationFailedError,
     WriteConflictError,
 )
+from challenge_client.subscription import Subscription
 from challenge_client.values import (
     CaughtUp,
     Challenge,
     ChallengeEvent,
     ChallengeTerms,
     Decision,
+    Delivery,
+    EventBatch,
     EventMessage,
     Heartbeat,
     Limits,
@@ -57,6 +61,7 @@ from challenge_rules.errors import ErrorReason, FieldViolation
 __all__ = [
     "AsyncChallengeClient",
     "AsyncEventStream",
+    "AsyncSubscription",
     "CaughtUp",
     "Challenge",
     "ChallengeArchivedError",
@@ -71,9 +76,11 @@ __all__ = [
     "CursorMismatchError",
     "DatabaseUnavailableError",
     "Decision",
+    "Delivery",
     "DrainingError",
     "EquityOutOfRangeError",
     "ErrorReason",
+    "EventBatch",
     "EventMessage",
     "EventStream",
     "EventType",
@@ -90,6 +97,7 @@ __all__ = [
     "SequenceMismatchError",
     "SequenceNotFoundError",
     "StreamMessage",
+    "Subscription",
     "Trade",
     "TradeIdReusedError",
     "TradeInFutureError",

@@ -11,12 +11,14 @@ from weakref import WeakSet
 import grpc
 import grpc.aio
 
-from challenge_client import calls
+from challenge_client import calls, inputs
+from challenge_client.async_subscription import AsyncSubscription
 from challenge_client.calls import Call, ItemT, Page, ResultT
 from challenge_client.channels import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, ChannelOptions, channel_options
 from challenge_client.enums import ChallengeStatus
 from challenge_client.errors import ChallengeError
 from challenge_client.inputs import NumberLike
+from challenge_client.resumption import Resumption
 from challenge_client.statuses import cancelled, error_from_rpc
 from challenge_client.values import (
     Challenge,
@@ -128,6 +130,7 @@ class AsyncChallengeClient:
         self._stub: Any = None
         # Older releases of grpc.aio overlook streams when they close a channel.
         self._streaming: WeakSet[Any] = WeakSet()
+        self._subscriptions: WeakSet[AsyncSubscription] = WeakSet()
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -139,8 +142,10 @@ class AsyncChallengeClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the channel, which ends all calls and streams. May be called again."""
+        """Close the channel, which ends all calls, streams and subscriptions. May be called again."""
         self._closed = True
+        for subscription in list(self._subscriptions):
+            await subscription.aclose(cancelled("the client was closed"))
         self._stub = None
         channel, self._own_channel = self._own_channel, None
         if channel is not None:
@@ -285,16 +290,19 @@ class AsyncChallengeClient:
         from_beginning: bool = False,
         from_now: bool = False,
         heartbeat_interval: timedelta | None = None,
+        max_events_per_message: int = 1,
     ) -> AsyncEventStream:
         """Follow events: first the recorded ones after the start, then new ones as they are committed.
 
         Exactly one start must be given, else `ValueError`: after the message that carried a cursor (under the same
         filter), after a position (0 is before the first), from the beginning, or from now. The call begins when the
         first message is asked for, and has no deadline; `heartbeat_interval` (1 s to 1 h, 30 s by default) is how long
-        it may stay silent. Store a message's `cursor` once it is handled.
+        it may stay silent. Store a message's `cursor` once it is handled. With `max_events_per_message` of 2 to 500
+        events may come as `EventBatch` while you are behind, which is faster.
 
         The iteration raises `DrainingError` when the server stops, `CursorMismatchError` for a cursor of another log
-        or filter, `TransportError` when the connection is lost: open a new stream after the last cursor.
+        or filter, `TransportError` when the connection is lost: open a new stream after the last cursor, or let
+        `subscribe` do it.
         """
         call = calls.stream_events(
             challenge_ids=challenge_ids,
@@ -304,8 +312,53 @@ class AsyncChallengeClient:
             from_beginning=from_beginning,
             from_now=from_now,
             heartbeat_interval=heartbeat_interval,
+            max_events_per_message=max_events_per_message,
         )
         return AsyncEventStream(self._open, call)
+
+    def subscribe(
+        self,
+        *,
+        challenge_ids: Iterable[str] = (),
+        new_statuses: Iterable[ChallengeStatus] = (),
+        after_cursor: str | None = None,
+        after_position: int | None = None,
+        from_beginning: bool = False,
+        from_now: bool = False,
+        heartbeat_interval: timedelta | None = None,
+        max_events_per_message: int = 200,
+        give_up_after_s: float | None = None,
+    ) -> AsyncSubscription:
+        """Follow events through every break: the same as `stream_events`, but it reconnects and resumes by itself.
+
+        Filters and starts are those of `stream_events`. Each event is given once and in order. A lost connection, a
+        server that stops, and a peer that says nothing for longer than one and a half heartbeat intervals and 2 s
+        lead to a new call after the last message, after a wait of 0.1 s that doubles up to 10 s as long as nothing
+        comes of it. `give_up_after_s` seconds after a break without any progress the last error is raised; None means
+        never. With `from_now`, "now" is when the server first answers.
+
+        `max_events_per_message` (at most 500) is how many events the server may put into one message while you are
+        behind, which is faster; they share a cursor. With 1 every event has its own.
+
+        The iteration raises `CursorMismatchError`, `ValidationFailedError` and whatever else would be said again at
+        once. Wrong arguments are `ValueError` or `TypeError` here.
+        """
+        call = calls.stream_events(
+            challenge_ids=challenge_ids,
+            new_statuses=new_statuses,
+            after_cursor=after_cursor,
+            after_position=after_position,
+            from_beginning=from_beginning,
+            from_now=from_now,
+            heartbeat_interval=heartbeat_interval,
+            max_events_per_message=max_events_per_message,
+        )
+        if give_up_after_s is not None:
+            give_up_after_s = inputs.seconds(give_up_after_s, "give_up_after_s")
+        resumption = Resumption(call, give_up_after_s=give_up_after_s)
+        subscription = AsyncSubscription(lambda stream: AsyncEventStream(self._open, stream), resumption)
+        self._subscriptions.add(subscription)
+        return subscription
 
     async def _send(self, call: Call[ResultT], timeout_s: float | None = None) -> ResultT:
         method = getattr(self._connected(), call.method)
@@ -328,7 +381,7 @@ class AsyncChallengeClient:
             following = page.next
 
     def _open(self, call: Call[Any]) -> Any:
-        rpc = getattr(self._connected(), call.method)(call.request)
+        rpc = getattr(self._connected(), call.method)(call.request, timeout=call.timeout_s)
         self._streaming.add(rpc)
         return rpc
 

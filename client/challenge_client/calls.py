@@ -5,7 +5,7 @@ The clients differ only in how they send these: one waits, the other awaits.
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Generic, TypeVar
@@ -36,11 +36,15 @@ ItemT = TypeVar("ItemT")
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[ResultT]):
-    """One call: the method's name in the contract, its request, and what turns a response into the result."""
+    """One call: the method's name in the contract, its request, and what turns a response into the result.
+
+    `timeout_s` is the deadline of a stream; None for one without. The clients give the other calls theirs.
+    """
 
     method: str
     request: Message
     decode: Callable[[Any], ResultT]
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,7 @@ def stream_events(
     from_beginning: bool,
     from_now: bool,
     heartbeat_interval: timedelta | None,
+    max_events_per_message: int,
 ) -> Call[StreamMessage | None]:
     """Follow events; `decode` reads one message, None being one to skip."""
     starts = {
@@ -168,8 +173,21 @@ def stream_events(
         heartbeat_interval=None
         if heartbeat_interval is None
         else encoding.duration(heartbeat_interval, "heartbeat_interval"),
+        max_events_per_message=inputs.whole(max_events_per_message, "max_events_per_message", inputs.INT32_MAX),
     )
     return Call("StreamEvents", request, decoding.stream_message)
+
+
+def resumed(
+    stream: Call[StreamMessage | None], *, after_cursor: str | None, timeout_s: float
+) -> Call[StreamMessage | None]:
+    """The same stream again after a cursor, or from its own start when there is none yet."""
+    assert isinstance(stream.request, pb.StreamEventsRequest)
+    request = pb.StreamEventsRequest()
+    request.CopyFrom(stream.request)
+    if after_cursor is not None:
+        request.after_cursor = after_cursor
+    return replace(stream, request=request, timeout_s=timeout_s)
 
 
 def _page(method: str, request: Any, items: Callable[[Any], Sequence[ItemT]]) -> Call[Page[ItemT]]:

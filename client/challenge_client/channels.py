@@ -7,6 +7,8 @@ DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_S = 30.0
 PING_INTERVAL_MS = 10_000
 PING_TIMEOUT_MS = 5_000
+FIRST_RECONNECT_MS = 100
+MAX_RECONNECT_MS = 5_000
 MAX_RECEIVE_BYTES = 64 * 1024 * 1024
 """A page of 1000 challenges with 32 long labels each does not fit gRPC's default of 4 MiB."""
 
@@ -19,6 +21,9 @@ DEFAULT_OPTIONS: dict[str, Any] = {
     "grpc.keepalive_timeout_ms": PING_TIMEOUT_MS,
     "grpc.keepalive_permit_without_calls": 1,
     "grpc.http2.max_pings_without_data": 0,
+    # A server that is back is found soon: gRPC by itself would let up to two minutes pass between its attempts.
+    "grpc.initial_reconnect_backoff_ms": FIRST_RECONNECT_MS,
+    "grpc.max_reconnect_backoff_ms": MAX_RECONNECT_MS,
     "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
 }
 

@@ -16,6 +16,7 @@ from challenge_client.values import (
     ChallengeEvent,
     ChallengeTerms,
     Decision,
+    EventBatch,
     EventMessage,
     Heartbeat,
     Limits,
@@ -122,6 +123,8 @@ def stream_message(message: pb.StreamEventsResponse) -> StreamMessage | None:
     match message.WhichOneof("message"):
         case "event":
             return EventMessage(message.cursor, event(message.event))
+        case "events":
+            return EventBatch(message.cursor, tuple(event(item) for item in message.events.events))
         case "caught_up":
             return CaughtUp(message.cursor, message.caught_up.position)
         case "heartbeat":

@@ -80,6 +80,15 @@ def whole(value: int, field: str, maximum: int = INT64_MAX) -> int:
     return value
 
 
+def seconds(value: float, field: str) -> float:
+    """A span of time in seconds, not negative."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{field} must be a number of seconds, got {type(value).__name__}")
+    if not value >= 0:
+        raise ValueError(f"{field} must not be negative, got {value}")
+    return float(value)
+
+
 def labels(value: Mapping[str, str] | None, field: str = "labels") -> dict[str, str]:
     """Labels, a mapping of str to str."""
     if value is None:

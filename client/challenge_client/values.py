@@ -250,6 +250,16 @@ class EventMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class EventBatch:
+    """The stream says: these happened. Sent only to a reader that allows several events in one message."""
+
+    cursor: str
+    """Store it once every one of the events is handled, to resume after the last."""
+    events: tuple[ChallengeEvent, ...]
+    """The events, by position; at least one."""
+
+
+@dataclass(frozen=True, slots=True)
 class CaughtUp:
     """The stream says: every recorded event has been sent; sent again each time the reader had fallen behind."""
 
@@ -269,5 +279,25 @@ class Heartbeat:
     """The position reached; every matching event up to it has been sent."""
 
 
-StreamMessage = EventMessage | CaughtUp | Heartbeat
+StreamMessage = EventMessage | EventBatch | CaughtUp | Heartbeat
 """One message of the event stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What a subscription hands over at a time: some events, and the one cursor that stands after all of them.
+
+    Handle the events and store the cursor in one transaction, and each event is handled exactly once, whatever breaks
+    or crashes. A delivery without events says that the stream was caught up or silent; its cursor is to be stored like
+    any other.
+    """
+
+    events: tuple[ChallengeEvent, ...]
+    """By position; may be empty."""
+    cursor: str
+    """Resumes after this delivery."""
+    previous_cursor: str | None
+    """The cursor of the delivery before, or the one the subscription started with; None when there was none. When this
+    is not what you have stored, somebody else handles the same events: roll back."""
+    position: int
+    """The position reached; every matching event up to it is in this delivery or in one before."""

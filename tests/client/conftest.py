@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from challenge_client import AsyncChallengeClient, ChallengeClient, EventStream
+from challenge_client import AsyncChallengeClient, ChallengeClient, EventStream, Subscription
 
 END = object()
 
@@ -37,6 +37,38 @@ class ThreadedStream:
         self._stream.close()
 
 
+class ThreadedSubscription:
+    """A sync subscription, each step taken in a thread."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+
+    async def __aenter__(self) -> "ThreadedSubscription":
+        self._subscription.__enter__()
+        return self
+
+    async def __aexit__(self, *raised: Any) -> None:
+        self._subscription.__exit__(*raised)
+
+    def __aiter__(self) -> "ThreadedSubscription":
+        return self
+
+    async def __anext__(self) -> Any:
+        event = await asyncio.to_thread(next, self._subscription, END)
+        if event is END:
+            raise StopAsyncIteration
+        return event
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._subscription, name)
+
+    def deliveries(self) -> AsyncIterator[Any]:
+        return _threaded(self._subscription.deliveries())
+
+    async def aclose(self, *error: Any) -> None:
+        self._subscription.close(*error)
+
+
 class ThreadedClient:
     """The sync client with the face of the async one; nothing but the waiting differs."""
 
@@ -54,6 +86,8 @@ class ThreadedClient:
         method = getattr(self._client, name)
         if name == "stream_events":
             return lambda **named: ThreadedStream(method(**named))
+        if name == "subscribe":
+            return lambda **named: ThreadedSubscription(method(**named))
         if name.startswith("list_"):
             return lambda *arguments, **named: _threaded(method(*arguments, **named))
 

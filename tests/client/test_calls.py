@@ -13,7 +13,7 @@ from tests.client import messages
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 NOWHERE = {
     "challenge_ids": (), "new_statuses": (), "after_cursor": None, "after_position": None, "from_beginning": False,
-    "from_now": False, "heartbeat_interval": None,
+    "from_now": False, "heartbeat_interval": None, "max_events_per_message": 1,
 }  # fmt: skip
 
 
@@ -121,6 +121,23 @@ def test_a_stream_starts_where_it_is_told(start, which):
 def test_a_stream_has_exactly_one_start(starts):
     with pytest.raises(ValueError, match="exactly one of after_cursor, after_position, from_beginning, from_now"):
         calls.stream_events(**NOWHERE | starts)
+
+
+def test_a_stream_asks_for_several_events_in_a_message_when_it_is_told():
+    call = calls.stream_events(**NOWHERE | {"from_now": True, "max_events_per_message": 200})
+    assert call.request.max_events_per_message == 200
+    with pytest.raises(ValueError, match="max_events_per_message"):
+        calls.stream_events(**NOWHERE | {"from_now": True, "max_events_per_message": 2**31})
+
+
+def test_a_resumed_stream_is_the_same_from_its_cursor_on_with_a_deadline():
+    first = calls.stream_events(**NOWHERE | {"challenge_ids": [messages.CHALLENGE_ID], "from_now": True})
+    assert (first.timeout_s, first.request.WhichOneof("start")) == (None, "from_now")
+    again = calls.resumed(first, after_cursor=None, timeout_s=47)
+    assert (again.timeout_s, again.request) == (47, first.request)
+    later = calls.resumed(first, after_cursor="c", timeout_s=47)
+    assert (later.request.after_cursor, later.request.challenge_ids) == ("c", first.request.challenge_ids)
+    assert first.request.WhichOneof("start") == "from_now", "the first call stays as it is"
 
 
 def test_a_heartbeat_interval_is_exact_to_the_microsecond():

@@ -15,6 +15,7 @@ from challenge_client import (
     ChallengeStatus,
     ChallengeTerminalError,
     Decision,
+    EventBatch,
     EventMessage,
     EventType,
     Heartbeat,
@@ -141,6 +142,10 @@ def test_a_change_of_status_has_a_trade_and_no_terms():
 def test_stream_messages_carry_their_cursor():
     assert decoding.stream_message(messages.message("a", event=messages.created(9))) == EventMessage(
         "a", decoding.event(messages.created(9))
+    )
+    several = pb.EventBatch(events=[messages.created(9), messages.created(11)])
+    assert decoding.stream_message(messages.message("e", events=several)) == EventBatch(
+        "e", (decoding.event(messages.created(9)), decoding.event(messages.created(11)))
     )
     assert decoding.stream_message(messages.message("b", caught_up=pb.CaughtUp(position=9))) == CaughtUp("b", 9)
     assert decoding.stream_message(messages.message("c", heartbeat=pb.Heartbeat(position=9))) == Heartbeat("c", 9)

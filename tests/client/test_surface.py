@@ -9,20 +9,27 @@ from pathlib import Path
 import pytest
 
 import challenge_client
-from challenge_client import AsyncChallengeClient, AsyncEventStream, ChallengeClient, EventStream
+from challenge_client import (
+    AsyncChallengeClient,
+    AsyncEventStream,
+    AsyncSubscription,
+    ChallengeClient,
+    EventStream,
+    Subscription,
+)
 
 SOURCES = sorted(Path(challenge_client.__file__).parent.glob("*.py"))
 ALLOWED = sys.stdlib_module_names | {"grpc", "google", "propfirm", "challenge_rules", "challenge_client"}
 METHODS = (
     "close create_challenge get_challenge list_challenges list_events list_trades stream_events submit_batch"
-    " submit_trade".split()
+    " submit_trade subscribe".split()
 )
-NAMES = """AsyncChallengeClient AsyncEventStream CaughtUp Challenge ChallengeArchivedError ChallengeClient
-    ChallengeError ChallengeEvent ChallengeExistsError ChallengeNotFoundError ChallengeStatus
-    ChallengeTerminalError ChallengeTerms CursorMismatchError DatabaseUnavailableError Decision
-    DrainingError EquityOutOfRangeError ErrorReason EventMessage EventStream EventType FieldViolation
+NAMES = """AsyncChallengeClient AsyncEventStream AsyncSubscription CaughtUp Challenge ChallengeArchivedError
+    ChallengeClient ChallengeError ChallengeEvent ChallengeExistsError ChallengeNotFoundError ChallengeStatus
+    ChallengeTerminalError ChallengeTerms CursorMismatchError DatabaseUnavailableError Decision Delivery
+    DrainingError EquityOutOfRangeError ErrorReason EventBatch EventMessage EventStream EventType FieldViolation
     Heartbeat InternalFailureError Limits OutcomeUnknownError OverloadedError PredecessorFailedError
-    RecordedTrade Rule RuleEvaluation SequenceMismatchError SequenceNotFoundError StreamMessage Trade
+    RecordedTrade Rule RuleEvaluation SequenceMismatchError SequenceNotFoundError StreamMessage Subscription Trade
     TradeIdReusedError TradeInFutureError TradeOutOfOrderError TradeSubmission TransportError
     ValidationFailedError WriteConflictError""".split()
 
@@ -53,13 +60,25 @@ def test_both_clients_take_the_same_arguments_and_say_the_same_about_them(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_what_waits_is_a_coroutine_in_the_async_client_alone(name):
     assert not inspect.iscoroutinefunction(getattr(ChallengeClient, name))
-    lazy = name.startswith("list_") or name == "stream_events"
+    lazy = name.startswith("list_") or name in {"stream_events", "subscribe"}
     assert inspect.iscoroutinefunction(getattr(AsyncChallengeClient, name)) is not lazy
 
 
 def test_both_streams_can_be_closed():
     assert list(methods(EventStream)) == ["close"]
     assert list(methods(AsyncEventStream)) == ["aclose"]
+
+
+def test_both_subscriptions_have_the_same_face_and_say_the_same_about_it():
+    assert list(methods(Subscription)) == ["deliveries", "close"]
+    assert list(methods(AsyncSubscription)) == ["deliveries", "aclose"]
+    properties, twins = (
+        {name: member for name, member in vars(kind).items() if isinstance(member, property)}
+        for kind in (Subscription, AsyncSubscription)
+    )
+    assert sorted(properties) == sorted(twins) == ["caught_up", "cursor", "last_error", "position"]
+    for name, member in properties.items():
+        assert inspect.getdoc(member) == inspect.getdoc(twins[name])
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
