@@ -37,13 +37,13 @@ test: $(INSTALLED) ## run every test but those of brokers (a real PostgreSQL is 
 test-brokers: $(INSTALLED) ## the relay against real brokers, which .ci/install-brokers installs (two and a half minutes)
 	$(PYTEST) tests/brokers
 
-bench: $(INSTALLED) ## throughput and latency beside pgbench and an empty echo call (some minutes); ARGS="--workers 2"
+bench: $(INSTALLED) ## throughput and latency beside pgbench and an empty echo call (about three minutes); ARGS="--workers 2"
 	$(BIN)/python -m bench run $(ARGS)
 
 bench-growth: $(INSTALLED) ## the same rates with 1 and 10 million stored trades (about 5 GB of disk, seven minutes)
 	$(BIN)/python -m bench growth $(ARGS)
 
-bench-stream: $(INSTALLED) ## event streams: delivery, catching up, many subscribers and stalled ones (about twelve minutes)
+bench-stream: $(INSTALLED) ## event streams: delivery, catching up, many subscribers and stalled ones (about three minutes a round)
 	$(BIN)/python -m bench stream $(ARGS)
 
 soak-stream: $(INSTALLED) ## 50 subscribers and 2,000 challenges while servers are killed and sessions ended (about a minute)

@@ -164,7 +164,9 @@ def relay_command(
     ] = None,
     reset: Annotated[
         bool,
-        typer.Option("--reset", help="Forget the stored cursor and begin as for a new sink. Not for every start."),
+        typer.Option(
+            "--reset", help="Forget the stored cursor; give --from-beginning or --after-position too. For one start."
+        ),
     ] = False,
     once: Annotated[bool, typer.Option("--once", help="End when the end of the log is reached.")] = False,
     database_url: DatabaseUrl = None,

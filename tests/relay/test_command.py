@@ -66,7 +66,7 @@ def test_a_library_that_is_missing_is_named_with_its_extra(database_url: URL, ur
     (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{library!r}] = None")
     environment = {"PYTHONPATH": str(tmp_path)}
     said = failed("--to", url, "--database-url", url_text(database_url), environment=environment)
-    assert f"pip install 'challenge-engine[{extra}]'" in said
+    assert f"pip install '.[{extra}]'" in said
     assert library in said
 
 

@@ -39,7 +39,7 @@ def open_sink(target: Target, payload_format: PayloadFormat) -> Sink:
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"{target.name} needs a library that is not installed, {error.name}:"
-            f" pip install 'challenge-engine[{extra}]'"
+            f" install the project with its extra '{extra}', such as pip install '.[{extra}]'"
         ) from None
     return made
 
