@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from challenge_engine.database import UNAVAILABLE, Database
-from challenge_engine.event_log import ALL_EVENTS, EventFilter, EventLog, Page, Place, PositionedEvent
+from challenge_engine.event_log import ALL_EVENTS, BEGINNING, EventFilter, EventLog, Page, Place, PositionedEvent
 from challenge_engine.paging import fitting
 from challenge_engine.queries import NOTIFY_CHANNEL
 from challenge_engine.wakeup import Wakeup, wait_at_most
@@ -98,7 +98,7 @@ class EventTail:
         self._moved = Wakeup()
         self._turns = _Turns()
         self._log_id: str | None = None
-        self._place = Place(0, "")
+        self._place = BEGINNING
         self._kept: dict[int, PositionedEvent] = {}
 
     @property
@@ -164,6 +164,8 @@ class EventTail:
             page = self._page_after(place, log_id, matches)
             async with nullcontext() if page is not None else self._turns.turn():
                 if page is None:
+                    if stopping():
+                        break  # while it waited for its turn
                     # Left behind by the tail, or at the end without one?
                     left_behind = self._log_id == log_id
                     limit = FIRST_PAGE if read_from_table < LATER_AFTER else LATER_PAGE

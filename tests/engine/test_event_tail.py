@@ -343,6 +343,24 @@ class TestOneReaderForAll:
             for follower in stalled:
                 assert [one.position for one in await follower.events(2)] == [2, 3]
 
+    async def test_who_waits_for_its_turn_when_the_server_stops_reads_no_more(
+        self, engine: RunningEngine, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(event_tail, "MAX_TURN_S", LONG)
+        await engine.create()
+        await engine.positions.assign_all()
+        stopping = False
+        async with AsyncExitStack() as stack:
+            for _ in range(MAX_CATCHING_UP):
+                busy = await stack.enter_async_context(following(engine))
+                assert (await busy.next()).position == 1
+            waiting = await stack.enter_async_context(following(engine, stopping=lambda: stopping))
+            told = asyncio.create_task(waiting.next())
+            await asyncio.sleep(0)
+            stopping = True
+            assert await busy.next() == CaughtUp(await place(engine, 1))
+            assert await told == Heartbeat(BEGINNING)
+
     async def test_who_leaves_in_its_turn_gives_it_back(self, engine: RunningEngine, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(event_tail, "MAX_TURN_S", LONG)
         await engine.create()
