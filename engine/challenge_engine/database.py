@@ -254,8 +254,11 @@ def migrate(url: URL, revision: str = "head") -> str:
     return newest_revision()
 
 
-def check_usable(url: URL) -> None:
-    """Raise `DatabaseError` unless the database has the schema this release was written for, and lets us use it."""
+def check_usable(url: URL, missing_privileges: str = queries.MISSING_PRIVILEGES) -> None:
+    """Raise `DatabaseError` unless the database has the schema this release was written for, and lets us use it.
+
+    What the role needs is the service's unless another query of missing privileges is given.
+    """
     engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
     try:
         with engine.connect() as connection:
@@ -267,7 +270,7 @@ def check_usable(url: URL) -> None:
                     f"the database has schema revision {found or 'none'}, this release needs {newest_revision()};"
                     " run: challenge-engine migrate --database-url URL"
                 )
-            missing = connection.exec_driver_sql(queries.MISSING_PRIVILEGES).scalars().all()
+            missing = connection.exec_driver_sql(missing_privileges).scalars().all()
             if missing:
                 raise DatabaseError(f"the database role {url.username or ''} lacks privileges: {', '.join(missing)}")
     finally:

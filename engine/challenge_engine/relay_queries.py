@@ -38,9 +38,6 @@ MOVE_CURSOR = """
 CURSOR_IS = "SELECT FROM event_relays WHERE sink = %(sink)s AND log_id = %(log_id)s::uuid AND position = %(position)s"
 """A row while the cursor of a sink is where this relay knows it, asked over the session that holds the claim."""
 
-REVISION = "SELECT version_num FROM alembic_version"
-"""The revision of the schema."""
-
 MISSING_PRIVILEGES = """
     SELECT privilege || ' on ' || name
     FROM (VALUES

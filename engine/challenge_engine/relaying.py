@@ -15,19 +15,16 @@ from typing import Any, Protocol, cast
 
 import psycopg
 from psycopg.rows import TupleRow
-from sqlalchemy import create_engine
 from sqlalchemy.engine import URL
 
 from challenge_engine import relay_queries
 from challenge_engine.database import (
-    CONNECT_TIMEOUT_S,
     UNAVAILABLE,
     Connection,
     Database,
-    DatabaseError,
     brief,
+    check_usable,
     cut,
-    newest_revision,
 )
 from challenge_engine.event_log import ALL_EVENTS, EventLog, PositionedEvent
 from challenge_engine.wakeup import Wakeup, wait_at_most
@@ -308,22 +305,7 @@ class Trouble:
 
 def check_relayable(url: URL) -> None:
     """Raise `DatabaseError` unless the database has the schema this release knows, and lets a relay work on it."""
-    engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
-    try:
-        with engine.connect() as connection:
-            found = None
-            if connection.dialect.has_table(connection, "alembic_version"):
-                found = connection.exec_driver_sql(relay_queries.REVISION).scalar()
-            if found != newest_revision():
-                raise DatabaseError(
-                    f"the database has schema revision {found or 'none'}, this release needs {newest_revision()};"
-                    " run challenge-engine migrate, or the release that fits"
-                )
-            missing = connection.exec_driver_sql(relay_queries.MISSING_PRIVILEGES).scalars().all()
-            if missing:
-                raise DatabaseError(f"the database role {url.username or ''} lacks privileges: {', '.join(missing)}")
-    finally:
-        engine.dispose()
+    check_usable(url, relay_queries.MISSING_PRIVILEGES)
 
 
 def _other_log(sink: str) -> str:
