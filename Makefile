@@ -10,6 +10,8 @@ PIP := -m pip --disable-pip-version-check -qq
 PYPROJECTS := pyproject.toml engine/pyproject.toml client/pyproject.toml
 PROTO := protos/propfirm/challenge/v1/challenge.proto
 PYTEST ?= $(BIN)/python -m pytest
+# Most tests wait for processes and timers rather than compute. Each of the workers has a PostgreSQL of its own.
+TEST_WORKERS ?= 3
 
 .PHONY: help setup demo serve test test-brokers bench bench-growth bench-stream soak-stream lint types imports proto stubs stubs-check lock ci clean
 
@@ -32,7 +34,7 @@ serve: $(INSTALLED) ## start the service on the embedded PostgreSQL; ARGS="--lis
 	$(BIN)/challenge-engine serve $(ARGS)
 
 test: $(INSTALLED) ## run every test but those of brokers (a real PostgreSQL is started for it)
-	$(PYTEST) tests --ignore=tests/brokers
+	$(PYTEST) tests --ignore=tests/brokers -n $(TEST_WORKERS) --dist worksteal
 
 test-brokers: $(INSTALLED) ## the relay against real brokers, which .ci/install-brokers installs (two and a half minutes)
 	$(PYTEST) tests/brokers
@@ -47,7 +49,7 @@ bench-stream: $(INSTALLED) ## event streams: delivery, catching up, many subscri
 	$(BIN)/python -m bench stream $(ARGS)
 
 soak-stream: $(INSTALLED) ## 50 subscribers and 2,000 challenges while servers are killed and sessions ended (about a minute)
-	CHAOS_CHALLENGES=2000 CHAOS_SUBSCRIBERS=50 CHAOS_KILL_EVERY_S=3 $(PYTEST) tests/server/test_stream_chaos.py -o timeout=600
+	CHAOS_CHALLENGES=2000 CHAOS_SUBSCRIBERS=50 CHAOS_KILL_EVERY_S=3 $(PYTEST) tests/server/test_stream_chaos.py -o timeout=600 -o faulthandler_timeout=700
 
 lint: $(INSTALLED) ## style, formatting, Dockerfile and compose file
 	$(BIN)/ruff check .
