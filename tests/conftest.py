@@ -1,5 +1,6 @@
 """One real PostgreSQL for the whole run, and a fresh, migrated database for every test that asks for one."""
 
+import faulthandler
 import itertools
 import os
 import re
@@ -9,11 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import HealthCheck, settings
 from psycopg import sql
 from sqlalchemy.engine import URL
@@ -30,6 +32,14 @@ READY = re.compile(r"challenge-engine ready on (\S+)\n")
 START_DEADLINE_S = 60
 TEMPLATE = "migrated"
 _numbers = itertools.count(1)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Watch over the end of a test, too: pytest itself no longer does once the test has failed."""
+    file = item.config.stash[fault_handler_stderr_fd_key]
+    faulthandler.dump_traceback_later(float(item.config.getini("faulthandler_timeout")), file=file, exit=True)
+    return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -151,13 +151,13 @@ class Database:
 
 
 class WriterConnection:
-    """A connection that stays with one writer, its statements prepared once.
+    """A connection that stays with one who has much to do, its statements prepared once.
 
     To borrow one from the pool for each transaction costs more than to decide a trade. One that is lost is replaced at
     the next use.
     """
 
-    def __init__(self, database: Database, prepared: Mapping[str, str] = queries.PREPARED) -> None:
+    def __init__(self, database: Database, prepared: Mapping[str, str] = queries.PREPARED_TO_WRITE) -> None:
         self._database = database
         self._prepared = prepared
         self._connection: Connection | None = None

@@ -2,15 +2,17 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import psycopg
 
 from challenge_engine import queries, rows
-from challenge_engine.database import Database
+from challenge_engine.database import READ_ATTEMPTS, UNAVAILABLE, Database, WriterConnection, brief
 from challenge_engine.paging import fitting
-from challenge_engine.tokens import seal, sealing_scope, unseal, unseal_page
+from challenge_engine.tokens import Sealer, seal, unseal, unseal_page
 from challenge_rules import ChallengeEvent, ChallengeStatus
-from challenge_rules.errors import CursorMismatchError
+from challenge_rules.errors import CursorMismatchError, DatabaseUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +82,12 @@ class LogEnd:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Events in order, and the place up to which every matching event has been read."""
+    """Events in order, the place up to which every matching event has been read, and the log's last position then."""
 
     events: tuple[PositionedEvent, ...]
     place: Place
     reached_end: bool
+    end: int
 
 
 class EventLog:
@@ -99,8 +102,7 @@ class EventLog:
         if not found:
             await self._settle()
             found = await self._database.fetch(queries.LOG_END)
-        ((log_id, position, *event),) = found
-        return LogEnd(log_id, Place(position, _mark(*event)) if position else BEGINNING)
+        return _end(found[0])
 
     async def place_at(self, position: int) -> Place | None:
         """The place behind the event at a position; None when there is no such event."""
@@ -109,6 +111,30 @@ class EventLog:
         found = await self._database.fetch(queries.LOG_AT, {"position": position})
         return Place(position, _mark(*found[0])) if found else None
 
+    def connection_to_follow(self) -> WriterConnection:
+        """A connection for `read_new`, to be closed by its owner."""
+        return WriterConnection(self._database, queries.PREPARED_TO_FOLLOW)
+
+    async def read_new(self, connection: WriterConnection, *, after: int, limit: int, log_id: str) -> Page:
+        """As `read` of all events, in one message on a connection of the caller's that has `PREPARED_TO_FOLLOW`."""
+        for attempt in range(1, READ_ATTEMPTS + 1):
+            try:
+                async with connection.use() as session:
+                    cursor = psycopg.AsyncClientCursor(session)
+                    await cursor.execute(queries.FOLLOW_LOG, (after, limit))
+                    ends = await cursor.fetchall()
+                    cursor.nextset()
+                    found = await cursor.fetchall()
+            except UNAVAILABLE as error:
+                logger.warning("the log was not read (attempt %d of %d): %s", attempt, READ_ATTEMPTS, brief(error))
+            else:
+                if not ends:
+                    return await self.read(ALL_EVENTS, after=after, limit=limit, log_id=log_id)
+                end = _end(ends[0])
+                _require_same(end, log_id, after)
+                return _page(found, end, limit)
+        raise DatabaseUnavailableError
+
     async def read(self, wanted: EventFilter, *, after: int, limit: int, log_id: str | None = None) -> Page:
         """At most `limit` matching events after a position.
 
@@ -116,11 +142,11 @@ class EventLog:
         another one by now, or has become shorter, so that its positions mean other events.
         """
         end = await self.end()
-        if log_id is not None and (end.log_id != log_id or end.place.position < after):
-            raise CursorMismatchError("the log was replaced by another one, whose positions mean other events")
+        if log_id is not None:
+            _require_same(end, log_id, after)
         last = end.place.position
         if last <= after:
-            return Page((), end.place, reached_end=True)
+            return Page((), end.place, reached_end=True, end=last)
         positions = queries.EVENTS_BETWEEN
         parameters: dict[str, object] = {"after": after, "limit": limit, "last": last}
         if wanted.new_statuses:
@@ -132,10 +158,7 @@ class EventLog:
             )
             parameters["challenge_ids"] = list(wanted.challenge_ids)
         found = await self._database.fetch(queries.LIST_EVENTS.format(positions=positions), parameters)
-        events = tuple(PositionedEvent(row[0], rows.event_from_row(row[1:])) for row in found)
-        if len(events) == limit:
-            return Page(events, events[-1].place, reached_end=events[-1].position == last)
-        return Page(events, end.place, reached_end=True)
+        return _page(found, end, limit)
 
     async def page(self, wanted: EventFilter, *, after: int, limit: int, page_token: str) -> tuple[Page, str]:
         """A page of matching events, and the token of the next page (empty on the last)."""
@@ -145,7 +168,7 @@ class EventLog:
         page = await self.read(wanted, after=after, limit=limit)
         count = fitting(page.events, lambda positioned: positioned.event.terms)
         if count < len(page.events):
-            page = Page(page.events[:count], page.events[count - 1].place, reached_end=False)
+            page = replace(page, events=page.events[:count], place=page.events[count - 1].place, reached_end=False)
         return page, "" if page.reached_end else seal(EVENTS, scope, [page.place.position])
 
     async def place_of(self, wanted: EventFilter, cursor: str) -> Place:
@@ -164,18 +187,55 @@ class EventLog:
 
     async def _settle(self) -> None:
         """Let the log take note of where it lives, under a new identity if it has lived elsewhere."""
-        async with self._database.connection() as connection:
-            await connection.execute(queries.LOCK_LOG)
-            moved = await connection.execute(queries.MOVE_LOG)
-            await connection.commit()
+        try:
+            async with self._database.connection() as connection:
+                await connection.execute(queries.LOCK_LOG)
+                moved = await connection.execute(queries.MOVE_LOG)
+                await connection.commit()
+        except UNAVAILABLE as error:
+            logger.warning("the log could not take note of its place: %s", brief(error))
+            raise DatabaseUnavailableError from None
+        except psycopg.errors.InsufficientPrivilege:
+            raise DatabaseUnavailableError(
+                "the log of events has yet to take note of its new place, which a service does when it starts"
+            ) from None
         if moved.rowcount:
             logger.info("the log of events took note of its place; cursors of a log that lived elsewhere end here")
 
 
-def cursors(log_id: str, wanted: EventFilter) -> Callable[[Place], str]:
-    """What turns a place in a log under a filter into the opaque text that stands for it."""
-    scope = sealing_scope([log_id, wanted.scope()])
-    return lambda place: seal(CURSOR, scope, [place.position, place.mark])
+def _end(row: rows.Row) -> LogEnd:
+    log_id, position, *event = row
+    return LogEnd(log_id, Place(position, _mark(*event)) if position else BEGINNING)
+
+
+def _require_same(end: LogEnd, log_id: str, after: int) -> None:
+    if end.log_id != log_id or end.place.position < after:
+        raise CursorMismatchError("the log was replaced by another one, whose positions mean other events")
+
+
+def _page(found: Sequence[rows.Row], end: LogEnd, limit: int) -> Page:
+    """A page of what was found after a look at the end; it may hold events that came after that look."""
+    events = tuple(PositionedEvent(row[0], rows.event_from_row(row[1:])) for row in found)
+    place = end.place
+    if events and (len(events) == limit or events[-1].position > place.position):
+        place = events[-1].place
+    return Page(events, place, place.position >= end.place.position, max(end.place.position, place.position))
+
+
+class Cursors:
+    """Turns places in a log, under a filter, into the opaque texts that stand for them."""
+
+    def __init__(self, log_id: str, wanted: EventFilter) -> None:
+        self._sealer = Sealer(CURSOR, [log_id, wanted.scope()])
+
+    @property
+    def key(self) -> bytes:
+        """The same for all whose log and filter are the same: they are told the same cursors."""
+        return self._sealer.key
+
+    def at(self, place: Place) -> str:
+        """The cursor that stands for a place."""
+        return self._sealer.seal([place.position, place.mark])
 
 
 def _mark(challenge_id: str, challenge_sequence: int, recorded_at: int) -> str:

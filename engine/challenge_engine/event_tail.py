@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from itertools import islice
 
-from challenge_engine.database import UNAVAILABLE, Database
-from challenge_engine.event_log import ALL_EVENTS, BEGINNING, EventFilter, EventLog, Page, Place, PositionedEvent
+from challenge_engine.activity import Activity
+from challenge_engine.event_log import BEGINNING, EventFilter, EventLog, Page, Place, PositionedEvent
 from challenge_engine.paging import fitting
-from challenge_engine.queries import NOTIFY_CHANNEL
+from challenge_engine.turns import Turns
 from challenge_engine.wakeup import Wakeup, wait_at_most
 from challenge_rules import ChallengeError, ChallengeEvent
 
@@ -20,24 +21,26 @@ POLL_INTERVAL_S = 0.5
 MAX_KEPT = 2048
 """So many of the newest events are kept for all subscribers together; who is further behind reads the table."""
 TAKEN_AT_ONCE = 64
-"""A subscriber holds no more of the kept ones than this while its caller takes them."""
-FIRST_PAGE = 50
+"""A subscriber is handed no more events than this at a time, and holds no more while its caller takes them."""
+MAX_BATCH_BYTES = 128 * 1024
+"""Nor more than this, as far as labels and such make events large; one event may be larger."""
+FIRST_PAGE = 100
 LATER_PAGE = 500
 LATER_AFTER = 1000
-"""Who has read so many events from the table is quick, and gets larger pages: one that stalls should hold little."""
-
-
-MAX_CATCHING_UP = 4
-"""So many subscribers read the table at a time. With a hundred at once trades were accepted slower than they came."""
-MAX_TURN_S = 0.1
-"""How long one that does not take what it is sent keeps its turn from the others."""
+"""Who has read so many events from the table without stalling is quick, and gets larger pages unless trades come in."""
+BUSY_PIECE = 10
+"""While trades come in, so many events are handed over at a time: about a millisecond's work, one to a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventBatch:
-    """Matching events in order, at least one; together they fit one message."""
+    """Matching events in order, at least one and at most TAKEN_AT_ONCE; together they fit one message.
+
+    Those that are `shared` are handed, as the very same objects, to everybody who follows.
+    """
 
     events: tuple[PositionedEvent, ...]
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,46 +60,24 @@ class Heartbeat:
 Item = EventBatch | CaughtUp | Heartbeat
 
 
-class _Turns:
-    """Lets few subscribers catch up at a time, a page each, and none that stalls stand in the way of the others."""
-
-    def __init__(self) -> None:
-        self._free = asyncio.Semaphore(MAX_CATCHING_UP)
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn. It lasts to the end of the block, but at most MAX_TURN_S."""
-        await self._free.acquire()
-        loop = asyncio.get_running_loop()
-        ending: list[asyncio.TimerHandle] = []
-
-        def end() -> None:
-            if ending:
-                ending.pop().cancel()
-                self._free.release()
-
-        ending.append(loop.call_later(MAX_TURN_S, end))
-        try:
-            yield
-        finally:
-            end()
-
-
 class EventTail:
     """The newest events, read once for everybody who follows.
 
     It reads while somebody follows: when `news` says so, and every POLL_INTERVAL_S. Those who follow take from it what
     it keeps, and read the table where it keeps too little or cannot be relied upon; so a slow one costs memory to
-    nobody, and all together they cost the queries of one.
+    nobody, and all together they cost the queries of one. Those who read the table take turns, and let the activity
+    of others go first.
     """
 
-    def __init__(self, log: EventLog, news: Wakeup) -> None:
+    def __init__(self, log: EventLog, news: Wakeup, *, gives_way_to: Activity | None = None) -> None:
         self._log = log
+        self._connection = log.connection_to_follow()
         self._news = news
         self._followers = 0
         self._task: asyncio.Task[None] | None = None
         self._moved = Wakeup()
-        self._turns = _Turns()
+        self._turns = Turns(gives_way_to or Activity())
+        self._starts = Turns(gives_way_to or Activity())
         self._log_id: str | None = None
         self._place = BEGINNING
         self._kept: dict[int, PositionedEvent] = {}
@@ -112,11 +93,20 @@ class EventTail:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+        await self._connection.close()
         self._lose()
 
     def wake_followers(self) -> None:
         """Let everybody who follows look whether to stop."""
         self._moved.wake()
+
+    @asynccontextmanager
+    async def starting(self) -> AsyncIterator[None]:
+        """For what a caller has to look up before it follows: one at a time and between trades, however many come."""
+        with self._starts.ask() as turn:
+            await turn.comes()
+            await self._starts.give_way()
+            yield
 
     async def follow(
         self,
@@ -124,88 +114,51 @@ class EventTail:
         *,
         log_id: str,
         after: Place,
+        end: int,
         heartbeat_s: float,
         from_now: bool = False,
         stopping: Callable[[], bool] = lambda: False,
     ) -> AsyncGenerator[Item]:
         """Every matching event after a place of the log, as it comes; `CaughtUp` at the end, `Heartbeat` when silent.
 
-        With `from_now` the place is the end as the caller found it, and `CaughtUp` is said at once.
+        `end` is the last position as the caller found it: nobody has caught up before that. With `from_now` it is also
+        the place to begin after, and `CaughtUp` is said at once.
 
         Ends with a heartbeat once `stopping` says so and somebody wakes it. Raises `CursorMismatchError` when the log
         is replaced, `DatabaseUnavailableError` when it cannot be read.
         """
+        follower = _Follower(self, wanted, log_id, after, end, heartbeat_s, stopping)
         self._followers += 1
         self._start()
         try:
-            async for item in self._follow(wanted, log_id, after, heartbeat_s, from_now, stopping):
-                yield item
+            async with aclosing(follower.items(from_now)) as items:
+                async for item in items:
+                    yield item
         finally:
             self._followers -= 1
 
-    async def _follow(
-        self,
-        wanted: EventFilter,
-        log_id: str,
-        place: Place,
-        heartbeat_s: float,
-        from_now: bool,
-        stopping: Callable[[], bool],
-    ) -> AsyncGenerator[Item]:
-        clock = asyncio.get_running_loop().time
-        last_sent = clock()
-        matches = wanted.matcher()
-        told_caught_up = from_now
-        read_from_table = 0
-        if from_now:
-            yield CaughtUp(place)
-        while not stopping():
-            moved = self._moved.subscribe()
-            page = self._page_after(place, log_id, matches)
-            async with nullcontext() if page is not None else self._turns.turn():
-                if page is None:
-                    if stopping():
-                        break  # while it waited for its turn
-                    # Left behind by the tail, or at the end without one?
-                    left_behind = self._log_id == log_id
-                    limit = FIRST_PAGE if read_from_table < LATER_AFTER else LATER_PAGE
-                    page = await self._log.read(wanted, after=place.position, limit=limit, log_id=log_id)
-                    read_from_table += len(page.events)
-                    told_caught_up = told_caught_up and page.reached_end and not left_behind
-                else:
-                    read_from_table = 0
-                for batch in _batches(page.events):
-                    yield EventBatch(batch)
-                    last_sent = clock()
-            place = page.place
-            if not page.reached_end:
-                continue
-            if not told_caught_up:
-                yield CaughtUp(place)
-                told_caught_up = True
-                last_sent = clock()
-            silent_for = clock() - last_sent
-            if silent_for >= heartbeat_s:
-                yield Heartbeat(place)
-                last_sent = clock()
-                silent_for = 0.0
-            if not stopping():
-                remaining = heartbeat_s - silent_for
-                await wait_at_most(moved, remaining if self._log_id == log_id else min(POLL_INTERVAL_S, remaining))
-        yield Heartbeat(place)
+    def _has_reached(self, log_id: str, known_end: int) -> bool:
+        """Whether the tail can be relied upon by one who knows that the log goes up to a position."""
+        return self._log_id == log_id and self._place.position >= known_end
 
-    def _page_after(self, place: Place, log_id: str, matches: Callable[[ChallengeEvent], bool]) -> Page | None:
+    def _keeps_too_little(self, place: Place, log_id: str, known_end: int) -> bool:
+        """Whether the tail is live, but keeps too little for one who is at a place."""
+        return self._has_reached(log_id, known_end) and place.position < self._place.position - len(self._kept)
+
+    def _page_after(
+        self, place: Place, log_id: str, known_end: int, matches: Callable[[ChallengeEvent], bool]
+    ) -> Page | None:
         """What is kept after a place, at most TAKEN_AT_ONCE; None when only the table knows."""
         end = self._place
-        if self._log_id != log_id or place.position < end.position - len(self._kept):
+        if not self._has_reached(log_id, known_end) or self._keeps_too_little(place, log_id, known_end):
             return None
         if place.position >= end.position:
-            return Page((), place, reached_end=True)
+            return Page((), place, reached_end=True, end=end.position)
         last = min(place.position + TAKEN_AT_ONCE, end.position)
         seen = [self._kept[position] for position in range(place.position + 1, last + 1)]
         reached_end = last == end.position
         wanted = tuple(positioned for positioned in seen if matches(positioned.event))
-        return Page(wanted, end if reached_end else seen[-1].place, reached_end)
+        return Page(wanted, end if reached_end else seen[-1].place, reached_end, end.position)
 
     def _start(self) -> None:
         if self._task is None or self._task.done():
@@ -242,7 +195,9 @@ class EventTail:
             self._log_id, self._place, self._kept = end.log_id, end.place, {}
             self._moved.wake()
             return False
-        page = await self._log.read(ALL_EVENTS, after=self._place.position, limit=LATER_PAGE, log_id=self._log_id)
+        page = await self._log.read_new(
+            self._connection, after=self._place.position, limit=LATER_PAGE, log_id=self._log_id
+        )
         if page.events:
             self._kept.update((positioned.position, positioned) for positioned in page.events)
             for position in list(islice(self._kept, max(0, len(self._kept) - MAX_KEPT))):
@@ -252,44 +207,115 @@ class EventTail:
         return not page.reached_end
 
 
-def _batches(events: tuple[PositionedEvent, ...]) -> list[tuple[PositionedEvent, ...]]:
-    """The events in portions that fit one message."""
-    batches = []
+class _Follower:
+    """One who follows: where it stands in the log, and what it was told last."""
+
+    def __init__(
+        self,
+        tail: EventTail,
+        wanted: EventFilter,
+        log_id: str,
+        place: Place,
+        known_end: int,
+        heartbeat_s: float,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._tail = tail
+        self._wanted = wanted
+        self._matches = wanted.matcher()
+        self._log_id = log_id
+        self._place = place
+        self._known_end = known_end
+        self._heartbeat_s = heartbeat_s
+        self._stopping = stopping
+        self._clock = asyncio.get_running_loop().time
+        self._last_told_at = self._clock()
+        self._told_caught_up = False
+        self._reached_end = False
+        self._read_from_table = 0
+        self._is_slow = False
+
+    async def items(self, from_now: bool) -> AsyncGenerator[Item]:
+        """See `EventTail.follow`."""
+        if from_now:
+            self._told_caught_up = True
+            yield CaughtUp(self._place)
+        while not self._stopping():
+            moved = self._tail._moved.subscribe()
+            page = self._tail._page_after(self._place, self._log_id, self._known_end, self._matches)
+            if page is None:
+                async with aclosing(self._from_table()) as items:
+                    async for item in items:
+                        yield item
+                        self._last_told_at = self._clock()
+            else:
+                self._read_from_table, self._is_slow = 0, False
+                if page.events:
+                    yield EventBatch(page.events, shared=True)
+                    self._last_told_at = self._clock()
+                self._place, self._reached_end = page.place, page.reached_end
+            if not self._reached_end or self._place.position < self._known_end:
+                continue
+            if not self._told_caught_up:
+                self._told_caught_up = True
+                yield CaughtUp(self._place)
+                self._last_told_at = self._clock()
+            if self._silence_left_s() <= 0:
+                yield Heartbeat(self._place)
+                self._last_told_at = self._clock()
+            if not self._stopping():
+                relies_on_tail = self._tail._has_reached(self._log_id, self._known_end)
+                silence_left_s = self._silence_left_s()
+                await wait_at_most(moved, silence_left_s if relies_on_tail else min(POLL_INTERVAL_S, silence_left_s))
+        yield Heartbeat(self._place)
+
+    def _silence_left_s(self) -> float:
+        return self._last_told_at + self._heartbeat_s - self._clock()
+
+    async def _from_table(self) -> AsyncGenerator[Item]:
+        """A page of the table, when its turn has come; heartbeats if that takes long."""
+        with self._tail._turns.ask() as turn:
+            while not await turn.has_come(self._silence_left_s()):
+                yield Heartbeat(self._place)
+            if self._stopping():
+                return  # while it waited
+            await self._tail._turns.give_way()
+            page = await self._read_page()
+            batches = _batches(page.events, BUSY_PIECE if self._tail._turns.is_busy else TAKEN_AT_ONCE)
+            # What is dropped when the turn is lost must not be held here.
+            page = replace(page, events=())
+            if self._is_slow:
+                turn.end()
+            while batches:
+                await self._tail._turns.give_way()
+                batch = batches.popleft()
+                turn.hand_over(batches)
+                yield EventBatch(batch)
+                turn.handed_over()
+                self._place = batch[-1].place
+            if turn.was_lost:
+                self._is_slow, self._read_from_table, self._reached_end = True, 0, False
+            else:
+                self._place, self._reached_end = page.place, page.reached_end
+
+    async def _read_page(self) -> Page:
+        # Left behind by the tail, or at the end without one?
+        left_behind = self._tail._keeps_too_little(self._place, self._log_id, self._known_end)
+        is_quick = self._read_from_table >= LATER_AFTER and not self._tail._turns.is_busy
+        limit = LATER_PAGE if is_quick else FIRST_PAGE
+        page = await self._tail._log.read(self._wanted, after=self._place.position, limit=limit, log_id=self._log_id)
+        self._known_end = max(self._known_end, page.end)
+        self._told_caught_up = self._told_caught_up and page.reached_end and not left_behind
+        self._read_from_table += len(page.events)
+        return page
+
+
+def _batches(events: tuple[PositionedEvent, ...], at_most: int) -> deque[tuple[PositionedEvent, ...]]:
+    """The events in portions that are small enough to be held by one who stalls."""
+    batches: deque[tuple[PositionedEvent, ...]] = deque()
     while events:
-        count = fitting(events, lambda positioned: positioned.event.terms)
-        batches.append(events[:count])
+        some = events[:at_most]
+        count = fitting(some, lambda positioned: positioned.event.terms, MAX_BATCH_BYTES)
+        batches.append(some[:count])
         events = events[count:]
     return batches
-
-
-class EventListener:
-    """Wakes this process when another one has given positions. A lost connection costs a poll, and is made anew."""
-
-    def __init__(self, database: Database, news: Wakeup) -> None:
-        self._database = database
-        self._news = news
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to listen."""
-        self._task = asyncio.create_task(self._run(), name="event-listener")
-
-    async def stop(self) -> None:
-        """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                async with await self._database.open() as connection:
-                    await connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
-                    self._news.wake()
-                    async for _ in connection.notifies():
-                        self._news.wake()
-            except UNAVAILABLE as error:
-                logger.debug("the listening connection was lost: %s", type(error).__name__)
-            except Exception:
-                logger.exception("listening failed")
-            await asyncio.sleep(POLL_INTERVAL_S)

@@ -13,13 +13,13 @@ BYTES_BESIDE_LABELS = 1_500
 """More than a challenge, a trade or an event has on the wire without its labels."""
 
 
-def fitting(items: Sequence[T], terms_of: Callable[[T], ChallengeTerms | None]) -> int:
+def fitting(items: Sequence[T], terms_of: Callable[[T], ChallengeTerms | None], max_bytes: int = MAX_PAGE_BYTES) -> int:
     """How many of the items, from the first, fit on one page: at least one, if there is any."""
     total = 0
     for count, item in enumerate(items):
         terms = terms_of(item)
         total += BYTES_BESIDE_LABELS
         total += 0 if terms is None else sum(len(key.encode()) + len(text.encode()) for key, text in terms.labels)
-        if total > MAX_PAGE_BYTES and count:
+        if total > max_bytes and count:
             return count
     return len(items)

@@ -7,13 +7,18 @@ import psycopg
 from sqlalchemy import exc
 
 from challenge_engine import queries
-from challenge_engine.database import CONFLICTS, UNAVAILABLE, Database, WriterConnection
+from challenge_engine.database import CONFLICTS, UNAVAILABLE, Database, WriterConnection, brief
 from challenge_engine.wakeup import Wakeup, wait_at_most
 
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 0.5
+MIN_INTERVAL_S = 0.01
+"""While events come in quick succession, those of so long a time get their positions together: each time costs a
+commit, and all who follow the log a read."""
 RETRY_INTERVAL_S = 0.5
+PATIENCE_S = 5.0
+"""A database that is away for longer is worth a line in the log."""
 MAX_PER_TRANSACTION = 1000
 
 
@@ -26,7 +31,7 @@ class PositionAssigner:
     """
 
     def __init__(self, database: Database, assigned: Wakeup) -> None:
-        self._connection = WriterConnection(database, prepared={})
+        self._connection = WriterConnection(database, queries.PREPARED_TO_GIVE_POSITIONS)
         self._turn = asyncio.Lock()
         self._assigned = assigned
         self._committed = asyncio.Event()
@@ -53,22 +58,21 @@ class PositionAssigner:
 
     async def assign_all(self) -> int:
         """Give every event that waits its position; returns how many there were."""
-        total = 0
         async with self._turn:
-            while True:
-                assigned = await self._assign_some()
-                total += assigned
-                if assigned < MAX_PER_TRANSACTION:
-                    return total
+            return await self._assign()
+
+    async def _assign(self) -> int:
+        total = 0
+        while True:
+            assigned = await self._assign_some()
+            total += assigned
+            if assigned < MAX_PER_TRANSACTION:
+                return total
 
     async def _assign_some(self) -> int:
         async with self._connection.use() as connection:
-            cursor = await connection.execute(queries.OUTBOX_HAS_ROWS)
-            row = await cursor.fetchone()
-            if row is None or not row[0]:
-                return 0
             giving = psycopg.AsyncClientCursor(connection)
-            await giving.execute(queries.GIVE_POSITIONS, {"limit": MAX_PER_TRANSACTION})
+            await giving.execute(queries.GIVE_POSITIONS, (MAX_PER_TRANSACTION,))
             for _ in range(queries.RESULTS_BEFORE_POSITIONS):
                 giving.nextset()
             row = await giving.fetchone()
@@ -77,20 +81,38 @@ class PositionAssigner:
         self._assigned.wake()
         return int(row[0])
 
+    async def _any_waits(self) -> bool:
+        async with self._connection.use() as connection:
+            cursor = await connection.execute(queries.OUTBOX_HAS_ROWS)
+            row = await cursor.fetchone()
+        return row is not None and bool(row[0])
+
     async def _run(self) -> None:
-        failure = ""
+        clock = asyncio.get_running_loop().time
+        failing_since: float | None = None
+        told = ""
         while True:
+            began = clock()
+            has_news = self._committed.is_set()
             self._committed.clear()
             try:
-                await self.assign_all()
-            except UNAVAILABLE + CONFLICTS as error:
-                logger.debug("no positions were given: %s", type(error).__name__)
-                await asyncio.sleep(RETRY_INTERVAL_S)
+                async with self._turn:
+                    # Of events that this process has committed it knows; for others it looks before it takes the lock.
+                    if has_news or await self._any_waits():
+                        await self._assign()
             except Exception as error:
-                if str(error) != failure:
-                    failure = str(error)
-                    logger.exception("no positions are given, until this is mended")
+                failing_since = failing_since or clock()
+                # What passes by itself is told when it has lasted; anything else at once.
+                lasts = clock() - failing_since >= PATIENCE_S
+                if str(error) != told and (lasts or not isinstance(error, UNAVAILABLE + CONFLICTS)):
+                    told = str(error)
+                    logger.exception("no positions are given, so that event streams stand still, until this is mended")
+                else:
+                    logger.debug("no positions were given: %s", brief(error))
                 await asyncio.sleep(RETRY_INTERVAL_S)
             else:
-                failure = ""
-                await wait_at_most(self._committed, POLL_INTERVAL_S)
+                if told:
+                    logger.info("positions are given again")
+                failing_since, told = None, ""
+                if await wait_at_most(self._committed, POLL_INTERVAL_S):
+                    await asyncio.sleep(max(0.0, began + MIN_INTERVAL_S - clock()))

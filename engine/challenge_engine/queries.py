@@ -31,7 +31,7 @@ TRADE_COLUMNS = f"""
 
 EVENT_COLUMNS = f"""
     e.challenge_id::text, e.challenge_sequence, e.event_type, e.old_status, e.new_status, e.reason,
-    e.trade_id, e.trade_sequence, e.equity::text, e.evaluations, e.terms,
+    e.trade_id, e.trade_sequence, e.equity::text, e.evaluations::text, e.terms::text,
     {_micros("e.occurred_at")}, {_micros("e.recorded_at")}
 """
 
@@ -98,15 +98,6 @@ INSERT_EVENTS = """
 """
 """Records the events of a transaction, and that they wait for a position."""
 
-PREPARED = {
-    "lock_challenges": LOCK_CHALLENGES,
-    "find_recorded_trades": FIND_RECORDED_TRADES,
-    "insert_trades": INSERT_TRADES,
-    "update_challenges": UPDATE_CHALLENGES,
-    "insert_events": INSERT_EVENTS,
-}
-"""What a writer's connection prepares once, by name."""
-
 BEGIN_AND_READ = "BEGIN; EXECUTE lock_challenges(%s); EXECUTE find_recorded_trades(%s)"
 """Begins the transaction of a group: one message for three statements.
 
@@ -139,7 +130,7 @@ scan it for as long as the plan lives; those of foreign keys too, which PostgreS
 """
 
 CONFIGURE_WRITER = "SELECT set_config('plan_cache_mode', 'force_generic_plan', false)"
-"""What a writer's session is set to as well: each of its statements is planned once."""
+"""What a session with prepared statements is set to as well: each of them is planned once."""
 
 INSERT_CHALLENGE = """
     INSERT INTO challenges (
@@ -253,12 +244,29 @@ MOVE_LOG = f"""
 """
 """Gives a log that finds itself in another place than before a new identity; a new log takes note of its place."""
 
+NEW_EVENTS = f"""
+    SELECT p.position, {EVENT_COLUMNS}
+    FROM (SELECT * FROM event_positions WHERE position > %s ORDER BY position LIMIT %s) p
+    CROSS JOIN LATERAL (
+        SELECT * FROM challenge_events e
+        WHERE e.challenge_id = p.challenge_id AND e.challenge_sequence = p.challenge_sequence LIMIT 1
+    ) e
+    ORDER BY p.position
+"""
+"""The next events of all, for the one reader of a process that follows the log.
+
+The inner LIMIT keeps the planner to one index look-up for each.
+"""
+
+FOLLOW_LOG = "EXECUTE log_end; EXECUTE new_events(%s, %s)"
+"""The end of the log and the next events in one message. The second statement may see events beyond that end."""
+
 NOTIFY_CHANNEL = "challenge_events"
 
 ASSIGN_POSITIONS = f"""
     WITH waiting AS (
         DELETE FROM event_outbox
-        WHERE outbox_id IN (SELECT outbox_id FROM event_outbox ORDER BY outbox_id LIMIT %(limit)s)
+        WHERE outbox_id IN (SELECT outbox_id FROM event_outbox ORDER BY outbox_id LIMIT %s)
         RETURNING outbox_id, challenge_id, challenge_sequence
     ), placed AS (
         INSERT INTO event_positions (position, challenge_id, challenge_sequence, new_status)
@@ -278,10 +286,23 @@ An event's outbox_id is drawn while its challenge is locked, so the events of on
 that committed before another began has the smaller outbox_id, so causes come before their effects.
 """
 
-GIVE_POSITIONS = f"BEGIN; {LOCK_LOG}; {MOVE_LOG}; {ASSIGN_POSITIONS}; COMMIT"
+GIVE_POSITIONS = "BEGIN; EXECUTE lock_log; EXECUTE move_log; EXECUTE assign_positions(%s); COMMIT"
 RESULTS_BEFORE_POSITIONS = 3
 """One message, so that no giver of positions can stop in the middle and keep the lock. The lock comes first and in a
 statement of its own: the next ones then see all that was placed before."""
+
+PREPARED_TO_WRITE = {
+    "lock_challenges": LOCK_CHALLENGES,
+    "find_recorded_trades": FIND_RECORDED_TRADES,
+    "insert_trades": INSERT_TRADES,
+    "update_challenges": UPDATE_CHALLENGES,
+    "insert_events": INSERT_EVENTS,
+}
+PREPARED_TO_GIVE_POSITIONS = {"lock_log": LOCK_LOG, "move_log": MOVE_LOG, "assign_positions": ASSIGN_POSITIONS}
+PREPARED_TO_FOLLOW = {"log_end": LOG_END, "new_events": NEW_EVENTS}
+PREPARED = PREPARED_TO_WRITE | PREPARED_TO_GIVE_POSITIONS | PREPARED_TO_FOLLOW
+"""What connections that do one kind of work prepare once, by name: to plan these anew each time costs as much as they
+do."""
 
 IS_WRITABLE = """
     SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' FROM event_log

@@ -133,10 +133,10 @@ def event_from_row(row: Row) -> ChallengeEvent:
         trade_id=trade_id,
         trade_sequence=trade_sequence,
         equity=_units(equity),
-        evaluations=tuple(_evaluation_from_json(evaluation) for evaluation in evaluations),
+        evaluations=tuple(map(_evaluation_from_json, orjson.loads(evaluations))),
         occurred_at=occurred_at,
         recorded_at=recorded_at,
-        terms=_terms_from_json(challenge_id, terms) if terms else None,
+        terms=_terms_from_json(challenge_id, orjson.loads(terms)) if terms else None,
     )
 
 

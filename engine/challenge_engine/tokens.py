@@ -15,18 +15,34 @@ from challenge_rules.errors import FieldViolation, ValidationError
 
 VERSION = b"\x01"
 DIGEST_BYTES = 8
+KEY_BYTES = 32
 MAX_TOKEN_LENGTH = 512
+
+
+class Sealer:
+    """Makes tokens of one kind and scope. A scope is any value that JSON can express."""
+
+    def __init__(self, kind: str, scope: object) -> None:
+        bound_to = b"".join(_with_length(part.encode()) for part in (kind, json.dumps(scope, sort_keys=True)))
+        self._hashed = hashlib.blake2b(bound_to, digest_size=DIGEST_BYTES)
+        self.key = hashlib.blake2b(bound_to, digest_size=KEY_BYTES).digest()
+        """The same for the same kind and scope, and for no other."""
+
+    def seal(self, payload: list[Any]) -> str:
+        """A token of the payload."""
+        body = json.dumps(payload, separators=(",", ":")).encode()
+        return base64.urlsafe_b64encode(VERSION + self.digest(body) + body).rstrip(b"=").decode()
+
+    def digest(self, body: bytes) -> bytes:
+        """What binds a token's body to the kind and scope."""
+        hashed = self._hashed.copy()
+        hashed.update(_with_length(body))
+        return hashed.digest()
 
 
 def seal(kind: str, scope: object, payload: list[Any]) -> str:
     """A token of `payload`, bound to `kind` and `scope` (any value that JSON can express)."""
-    body = json.dumps(payload, separators=(",", ":")).encode()
-    return base64.urlsafe_b64encode(VERSION + _digest(kind, scope, body) + body).rstrip(b"=").decode()
-
-
-def sealing_scope(scope: object) -> str:
-    """A scope made ready once, for those who seal many tokens in it."""
-    return json.dumps(scope, sort_keys=True)
+    return Sealer(kind, scope).seal(payload)
 
 
 def unseal(kind: str, scope: object, token: str) -> list[Any]:
@@ -38,7 +54,7 @@ def unseal(kind: str, scope: object, token: str) -> list[Any]:
     except (binascii.Error, ValueError):
         raise ValueError("the token is malformed") from None
     body = raw[1 + DIGEST_BYTES :]
-    if raw[:1] != VERSION or raw[1 : 1 + DIGEST_BYTES] != _digest(kind, scope, body):
+    if raw[:1] != VERSION or raw[1 : 1 + DIGEST_BYTES] != Sealer(kind, scope).digest(body):
         raise ValueError("the token is malformed, or belongs to another list, log or filter")
     payload: list[Any] = json.loads(body)
     return payload
@@ -53,8 +69,5 @@ def unseal_page(kind: str, scope: object, page_token: str) -> list[Any]:
         raise ValidationError([FieldViolation("page_token", description)]) from None
 
 
-def _digest(kind: str, scope: object, body: bytes) -> bytes:
-    hashed = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for part in (kind.encode(), (scope if isinstance(scope, str) else sealing_scope(scope)).encode(), body):
-        hashed.update(len(part).to_bytes(4, "big") + part)
-    return hashed.digest()
+def _with_length(part: bytes) -> bytes:
+    return len(part).to_bytes(4, "big") + part

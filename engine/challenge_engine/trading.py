@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import psycopg
 
+from challenge_engine.activity import Activity
 from challenge_engine.backoff import MAX_ATTEMPTS, back_off
 from challenge_engine.creating import ChallengeCreator
 from challenge_engine.database import CONFLICTS, UNAVAILABLE, Database, WriterConnection, brief
@@ -57,7 +58,7 @@ class TradingService:
 
     Trades that wait while a transaction runs form the next one (group commit). A group that the database refuses is
     taken apart, so that only the trade at fault gets an error. `start` it on the event loop that calls it; `stop`
-    finishes what was accepted.
+    finishes what was accepted. While calls wait for their answers there is `activity`.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class TradingService:
         if max_group < 1:
             raise ValueError(f"max_group must be at least 1, got {max_group}")
         self.events = events or EventBus()
+        self.activity = Activity()
         self._on_commit = on_commit
         decider = GroupDecider(clock=clock, max_clock_skew=max_clock_skew)
         remembered = RememberedStates()
@@ -139,7 +141,8 @@ class TradingService:
         self._waiting.add(call)
         self._calls_since_group += 1
         self._arrived.set()
-        return await call.answers()
+        with self.activity:
+            return await call.answers()
 
     async def _run(self) -> None:
         while not (self._draining and len(self._waiting) == 0):

@@ -19,8 +19,9 @@ from sqlalchemy.engine import URL
 from challenge_engine.creating import MAX_CREATING
 from challenge_engine.database import POOL_SIZE, Database, brief, check_usable, migrate, normalise_url
 from challenge_engine.embedded import EmbeddedPostgres, default_data_dir
+from challenge_engine.event_listener import EventListener
 from challenge_engine.event_log import EventLog
-from challenge_engine.event_tail import EventListener, EventTail
+from challenge_engine.event_tail import EventTail
 from challenge_engine.positions import PositionAssigner
 from challenge_engine.reading import ChallengeReader
 from challenge_engine.trading import MAX_ISOLATED, TradingService, system_clock
@@ -35,7 +36,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_S = 20.0
-MIN_STOP_GRACE_S = 1.0
+LAST_CALLS_S = 3.0
+"""For calls that read, streams whose reader stalls and watchers of health, once all trades have their answers."""
 LATE_ROUND_S = 0.05
 MAX_LATE_ROUNDS = 40
 HEALTH_INTERVAL_S = 1.0
@@ -46,8 +48,9 @@ GC_THRESHOLD = 50_000
 """Container objects that may be made before the youngest are looked through."""
 WRITE_POOL_SIZE = MAX_CREATING
 """For creations."""
-MAX_CONNECTIONS = 1 + MAX_ISOLATED + 1 + WRITE_POOL_SIZE + POOL_SIZE + 1
-"""Of one process to the database: its writers of groups, the one that gives positions, the two pools, the listener."""
+MAX_CONNECTIONS = 1 + MAX_ISOLATED + 1 + WRITE_POOL_SIZE + POOL_SIZE + 1 + 1
+"""Of one process to the database: its writers of groups, the one that gives positions, the two pools, the listener and
+the tail of the log."""
 
 SERVER_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
@@ -106,7 +109,7 @@ class Application:
         )
         self.trading.events.subscribe(_log_event)
         log = EventLog(self._reads)
-        self._tail = EventTail(log, self._news)
+        self._tail = EventTail(log, self._news, gives_way_to=self.trading.activity)
         self._servicer = ChallengeServicer(self.trading, ChallengeReader(self._reads), log, self._tail, clock=clock)
         self._calls = CallCount()
         self._health = health.aio.HealthServicer()
@@ -144,14 +147,12 @@ class Application:
         await self._health.enter_graceful_shutdown()
         self._servicer.draining = True
         self._tail.wake_followers()
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + STOP_GRACE_S
         _, unfinished = await asyncio.wait([asyncio.create_task(self.trading.stop())], timeout=STOP_GRACE_S)
         if unfinished:
             logger.error("the database did not let us finish in %d s; callers are left without an answer", STOP_GRACE_S)
         await self._answer_late_calls()
         if self._server is not None:
-            await self._server.stop(max(MIN_STOP_GRACE_S, deadline - clock()))
+            await self._server.stop(LAST_CALLS_S)
         await self._positions.stop()
         await self._listener.stop()
         await self._tail.stop()

@@ -1,6 +1,7 @@
 """Binds the servicer to grpc.aio: decoding that cannot leak, and errors as statuses."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,13 +73,14 @@ def _unary(
 
 
 def _streaming(
-    implementation: Callable[[Any], AsyncIterator[bytes]], decode: Decoder, calls: CallCount
+    implementation: Callable[[Any], AsyncGenerator[bytes]], decode: Decoder, calls: CallCount
 ) -> Callable[..., Any]:
     async def handle(data: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[bytes]:
         calls.begun += 1
         try:
-            async for message in implementation(decode(data)):
-                yield message
+            async with aclosing(implementation(decode(data))) as messages:
+                async for message in messages:
+                    yield message
         except ChallengeError as error:
             refused = error
         except Exception:  # noqa: BLE001 -- logged with its error_id, and answered as INTERNAL

@@ -1,9 +1,10 @@
 """The service of the contract: each method decodes, asks the engine, encodes."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 
-from challenge_engine.event_log import BEGINNING, EventFilter, EventLog, Place, cursors
+from challenge_engine.event_log import BEGINNING, Cursors, EventFilter, EventLog, Place
 from challenge_engine.event_tail import EventTail
 from challenge_engine.ids import uuid7
 from challenge_engine.reading import ChallengeReader, view
@@ -119,7 +120,7 @@ class ChallengeServicer:
         page, token = await self._log.page(wanted, after=after, limit=limit, page_token=request.page_token)
         return pb.ListEventsResponse(events=map(wire.event_to, page.events), next_page_token=token)
 
-    async def StreamEvents(self, request: pb.StreamEventsRequest) -> AsyncIterator[bytes]:
+    async def StreamEvents(self, request: pb.StreamEventsRequest) -> AsyncGenerator[bytes]:
         """Follow events; ends with a heartbeat and DRAINING when the server stops. The messages come encoded."""
         checks = FieldChecks()
         wanted = wire.event_filter_from(request.challenge_ids, request.new_statuses, checks)
@@ -131,19 +132,25 @@ class ChallengeServicer:
         if start == "after_cursor" and not request.after_cursor:
             checks.refuse("after_cursor", "must not be empty; use from_beginning or from_now to start without one")
         checks.raise_if_any()
-        end = await self._log.end()
-        after = await self._start(request, wanted, end.place)
-        cursor = cursors(end.log_id, wanted)
-        async for item in self._tail.follow(
+        if self.draining:
+            raise DrainingError
+        async with self._tail.starting():
+            end = await self._log.end()
+            after = await self._start(request, wanted, end.place)
+        cursors = Cursors(end.log_id, wanted)
+        following = self._tail.follow(
             wanted,
             log_id=end.log_id,
             after=after,
+            end=end.place.position,
             heartbeat_s=heartbeat_s,
             from_now=start == "from_now",
             stopping=lambda: self.draining,
-        ):
-            for message in self._encoder.messages(item, cursor, events_per_message):
-                yield message
+        )
+        async with aclosing(following) as items:
+            async for item in items:
+                for message in self._encoder.messages(item, cursors, events_per_message):
+                    yield message
         raise DrainingError("the server is shutting down; follow on from another, after the last cursor")
 
     async def _start(self, request: pb.StreamEventsRequest, wanted: EventFilter, end: Place) -> Place:

@@ -13,8 +13,9 @@ import psycopg
 from sqlalchemy.engine import URL
 
 from challenge_engine.database import Connection, Database
+from challenge_engine.event_listener import EventListener
 from challenge_engine.event_log import EventLog, PositionedEvent
-from challenge_engine.event_tail import EventListener, EventTail
+from challenge_engine.event_tail import EventTail
 from challenge_engine.positions import PositionAssigner
 from challenge_engine.reading import ChallengeReader
 from challenge_engine.submissions import Answer, TradeSubmission

@@ -1,14 +1,16 @@
 """Reading the log: pages and cursors."""
 
 import base64
+import os
+import subprocess
 
 import psycopg
 import pytest
 
 from challenge_engine import tokens
-from challenge_engine.database import normalise_url
+from challenge_engine.database import migrate, normalise_url
 from challenge_engine.embedded import EmbeddedPostgres
-from challenge_engine.event_log import BEGINNING, EventFilter, EventLog, Place, PositionedEvent, cursors
+from challenge_engine.event_log import BEGINNING, Cursors, EventFilter, EventLog, Place, PositionedEvent
 from challenge_rules import ChallengeStatus
 from challenge_rules.errors import CursorMismatchError, ValidationError
 from tests.engine.harness import RunningEngine, gist, lives, new_id, running_engine, sql, sql_session, value
@@ -32,7 +34,7 @@ async def cursor_at(log: EventLog, wanted: EventFilter, position: int) -> str:
     """The cursor behind an event."""
     place = await log.place_at(position)
     assert place is not None
-    return cursors((await log.end()).log_id, wanted)(place)
+    return Cursors((await log.end()).log_id, wanted).at(place)
 
 
 class TestPages:
@@ -130,7 +132,7 @@ class TestCursors:
         log_id = (await engine.log.end()).log_id
         assert (await engine.log.place_of(ALL, await cursor_at(engine.log, ALL, 7))).position == 7
         with pytest.raises(CursorMismatchError, match="ahead"):
-            await engine.log.place_of(ALL, cursors(log_id, ALL)(Place(8, "")))
+            await engine.log.place_of(ALL, Cursors(log_id, ALL).at(Place(8, "")))
 
     async def test_a_cursor_at_whose_place_a_restored_log_has_another_event_is_refused(self, engine: RunningEngine):
         """A backup restored in place keeps its identity, but what comes after its moment is another history."""
@@ -184,6 +186,33 @@ class TestCursors:
                 assert (await other.log.end()).place == (await engine.log.end()).place
             for name in ("log_original", "log_copy"):
                 connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    async def test_a_cluster_that_begins_a_new_timeline_has_another_log(self, tmp_path_factory: pytest.TempPathFactory):
+        """As one that was restored from its files to a moment, or a standby that took over; one that was merely started
+        again has the same."""
+        first = tmp_path_factory.mktemp("timeline") / "first"
+        with EmbeddedPostgres.open(first) as postgres:
+            migrate(normalise_url(postgres.url))
+            async with running_engine(normalise_url(postgres.url)) as engine:
+                await lives(engine)
+                cursor = await cursor_at(engine.log, ALL, 5)
+        restored = first.with_name("restored")
+        subprocess.run(["cp", "-a", first, restored], check=True)
+        signal = restored / "cluster" / "recovery.signal"
+        signal.touch()
+        owner = signal.parent.stat()
+        os.chown(signal, owner.st_uid, owner.st_gid)
+        with (signal.parent / "postgresql.conf").open("a") as configuration:
+            configuration.write("restore_command = 'false'\n")
+        for directory, is_the_same in ((first, True), (restored, False)):
+            with EmbeddedPostgres.open(directory) as postgres:
+                async with running_engine(normalise_url(postgres.url)) as engine:
+                    assert (await engine.log.end()).place.position == 7
+                    if is_the_same:
+                        assert (await engine.log.place_of(ALL, cursor)).position == 5
+                    else:
+                        with pytest.raises(CursorMismatchError):
+                            await engine.log.place_of(ALL, cursor)
 
     async def test_positions_given_in_another_database_are_those_of_another_log(self, engine: RunningEngine):
         """Whoever writes first notices as well as whoever reads first."""

@@ -1,6 +1,8 @@
 """Following the log: one reader for all, with and without wake-ups, fast and slow."""
 
 import asyncio
+import gc
+import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -9,9 +11,9 @@ from itertools import pairwise
 import pytest
 from sqlalchemy.engine import URL
 
-from challenge_engine import event_tail
+from challenge_engine import event_tail, turns
 from challenge_engine.event_log import BEGINNING, EventFilter, EventLog, PositionedEvent
-from challenge_engine.event_tail import MAX_CATCHING_UP, CaughtUp, EventBatch, EventTail, Heartbeat
+from challenge_engine.event_tail import CaughtUp, EventBatch, EventTail, Heartbeat
 from challenge_engine.wakeup import Wakeup
 from challenge_rules import ChallengeStatus
 from challenge_rules.errors import CursorMismatchError, DatabaseUnavailableError
@@ -78,9 +80,18 @@ async def following(
 ):
     end, place = await engine.log.end(), await engine.log.place_at(after)
     assert place is not None
+    rest = {"end": end.place.position, **rest}
     items = (tail or engine.tail).follow(wanted, log_id=end.log_id, after=place, heartbeat_s=heartbeat_s, **rest)
     async with aclosing(items):
         yield Follower(items)
+
+
+@asynccontextmanager
+async def deaf_tail(engine: RunningEngine):
+    """A tail that hears of nothing."""
+    tail = EventTail(engine.log, Wakeup())
+    yield tail
+    await tail.stop()
 
 
 async def place(engine: RunningEngine, position: int):
@@ -108,7 +119,7 @@ class TestFollowing:
         await lives(engine)
         between = await engine.create()
         await engine.positions.assign_all()
-        async with following(engine, after=7, from_now=True) as follower:
+        async with following(engine, after=7, end=7, from_now=True) as follower:
             assert await follower.next() == CaughtUp(await place(engine, 7))
             assert gist([await follower.next()]) == [(between, "PENDING")]
             later = await engine.create()
@@ -158,8 +169,7 @@ class TestFollowing:
                 assert gist(await follower.events(2)) == [(challenge_id, "PENDING"), (challenge_id, "ACTIVE")]
 
     async def test_with_every_wake_up_lost_events_come_by_poll(self, engine: RunningEngine):
-        deaf = EventTail(engine.log, Wakeup())
-        async with following(engine, tail=deaf) as follower:
+        async with deaf_tail(engine) as deaf, following(engine, tail=deaf) as follower:
             assert await follower.next() == CaughtUp(BEGINNING)
             challenge_id = await engine.create()
             assert gist([await follower.next()]) == [(challenge_id, "PENDING")]
@@ -179,6 +189,66 @@ class TestFollowing:
             await writing
         assert [one.position for one in found] == list(range(1, total + 1))
 
+    async def test_nobody_has_caught_up_before_the_end_that_the_caller_saw(self, engine: RunningEngine, monkeypatch):
+        """However far the tail, which hears of nothing here, lags behind the table."""
+        monkeypatch.setattr(event_tail, "POLL_INTERVAL_S", LONG)
+        async with deaf_tail(engine) as deaf, following(engine, tail=deaf) as first:
+            assert await first.next() == CaughtUp(BEGINNING)
+            await is_live(deaf)
+            await engine.create()
+            await engine.positions.assign_all()
+            async with following(engine, tail=deaf) as second:
+                assert [one.position for one in await second.events(1)] == [1]
+                assert await second.next() == CaughtUp(await place(engine, 1))
+
+    async def test_whatever_it_is_told_stands_after_every_matching_event_before_it(
+        self, engine: RunningEngine, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Places of `CaughtUp` and `Heartbeat` are cursors to store: none may run ahead of an event still to come.
+
+        Followers with filters of all kinds, at their own pace, while three challenges at a time come into being, and
+        the tail, which keeps few events, is lost again and again.
+        """
+        monkeypatch.setattr(event_tail, "MAX_KEPT", 5)
+        monkeypatch.setattr(event_tail, "FIRST_PAGE", 3)
+        monkeypatch.setattr(event_tail, "TAKEN_AT_ONCE", 2)
+        dice = random.Random(4)
+        ids = [new_id() for _ in range(60)]
+        filters = [
+            ALL,
+            EventFilter((), (ACTIVE,)),
+            EventFilter(tuple(ids[::7])),
+            EventFilter(tuple(ids[:9]), (PENDING,)),
+        ]
+        told: list[list[object]] = [[] for _ in filters]
+
+        async def follow(wanted: EventFilter, found: list[object]) -> None:
+            async with following(engine, wanted, heartbeat_s=0.001) as follower:
+                while not (isinstance(item := await follower.next(), Heartbeat) and item.place.position == 120):
+                    found.append(item)
+                    if not dice.randrange(8):
+                        await asyncio.sleep(dice.random() / 50)
+                found.append(item)
+
+        following_all = [asyncio.create_task(follow(*pair)) for pair in zip(filters, told, strict=True)]
+        for some in zip(*[iter(ids)] * 3, strict=True):
+            await asyncio.gather(*(engine.create(challenge_id=each) for each in some))
+            await asyncio.gather(*(engine.trading.submit(submission(each, "t1")) for each in some))
+            if not dice.randrange(3):
+                engine.tail._lose()
+        await asyncio.gather(*following_all)
+        for wanted, found in zip(filters, told, strict=True):
+            table = (await engine.log.read(wanted, after=0, limit=1000)).events
+            seen: list[int] = []
+            for item in found:
+                if isinstance(item, PositionedEvent):
+                    seen.append(item.position)
+                else:
+                    assert isinstance(item, CaughtUp | Heartbeat)
+                    assert seen == [each.position for each in table if each.position <= item.place.position]
+            assert seen == [each.position for each in table]
+            assert {type(item) for item in found} == {PositionedEvent, CaughtUp, Heartbeat}
+
     async def test_silence_is_broken_by_heartbeats_at_the_asked_interval(self, engine: RunningEngine):
         await lives(engine)
         clock = asyncio.get_running_loop().time
@@ -189,6 +259,8 @@ class TestFollowing:
                 assert await follower.next() == Heartbeat(await place(engine, 7))
                 beats.append(clock())
         assert all(later - earlier >= 0.099 for earlier, later in pairwise(beats))
+        # Nor much later, unless the machine is so slow that all of them are.
+        assert min(later - earlier for earlier, later in pairwise(beats)) < 0.2
 
     async def test_a_heartbeat_carries_the_position_of_events_that_did_not_match(self, engine: RunningEngine):
         async with following(engine, EventFilter((new_id(),)), heartbeat_s=0.05) as follower:
@@ -232,15 +304,20 @@ class TestFollowing:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[EventFilter]:
-    """How often the table was read, by filter."""
+    """How often the table was read, by filter; by the tail, under ALL."""
     counted: Counter[EventFilter] = Counter()
-    real = EventLog.read
+    real, real_new = EventLog.read, EventLog.read_new
 
     async def read(self, wanted, **rest):
         counted[wanted] += 1
         return await real(self, wanted, **rest)
 
+    async def read_new(self, connection, **rest):
+        counted[ALL] += 1
+        return await real_new(self, connection, **rest)
+
     monkeypatch.setattr(EventLog, "read", read)
+    monkeypatch.setattr(EventLog, "read_new", read_new)
     return counted
 
 
@@ -334,7 +411,7 @@ class TestOneReaderForAll:
             await engine.create()
         await engine.positions.assign_all()
         async with AsyncExitStack() as stack:
-            stalled = [await stack.enter_async_context(following(engine)) for _ in range(3 * MAX_CATCHING_UP)]
+            stalled = [await stack.enter_async_context(following(engine)) for _ in range(12)]
             for follower in stalled:
                 assert (await follower.next()).position == 1
             async with following(engine) as quick:
@@ -343,31 +420,65 @@ class TestOneReaderForAll:
             for follower in stalled:
                 assert [one.position for one in await follower.events(2)] == [2, 3]
 
+    async def test_one_that_stalls_holds_a_batch_and_nothing_else(
+        self, engine: RunningEngine, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Also one that was quick before and was read a large page for."""
+        monkeypatch.setattr(event_tail, "TAKEN_AT_ONCE", 2)
+        monkeypatch.setattr(event_tail, "LATER_AFTER", 0)
+        ids = {await engine.create() for _ in range(20)}
+        await engine.positions.assign_all()
+
+        async def only_the_batch_is_left() -> bool:
+            held = [each for each in gc.get_objects() if type(each) is PositionedEvent]
+            return sum(each.event.challenge_id in ids for each in held) == 2
+
+        async with following(engine) as stalled:
+            assert (await stalled.next()).position == 1
+            stalled.held()
+            await eventually(only_the_batch_is_left)
+            assert [one.position for one in await stalled.events(18)] == list(range(3, 21))
+
+    async def test_who_waits_for_its_turn_hears_heartbeats(self, engine: RunningEngine, monkeypatch):
+        monkeypatch.setattr(turns, "MAX_HAND_OVER_S", LONG)
+        await engine.create()
+        await engine.positions.assign_all()
+        async with following(engine) as busy, following(engine, heartbeat_s=0.05) as waiting:
+            assert (await busy.next()).position == 1
+            for _ in range(3):
+                assert await waiting.next() == Heartbeat(BEGINNING)
+            assert await busy.next() == CaughtUp(await place(engine, 1))
+            assert [one.position for one in await waiting.events(1)] == [1]
+
     async def test_who_waits_for_its_turn_when_the_server_stops_reads_no_more(
         self, engine: RunningEngine, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(event_tail, "MAX_TURN_S", LONG)
+        monkeypatch.setattr(turns, "MAX_HAND_OVER_S", LONG)
         await engine.create()
         await engine.positions.assign_all()
         stopping = False
-        async with AsyncExitStack() as stack:
-            for _ in range(MAX_CATCHING_UP):
-                busy = await stack.enter_async_context(following(engine))
-                assert (await busy.next()).position == 1
-            waiting = await stack.enter_async_context(following(engine, stopping=lambda: stopping))
+        async with following(engine) as busy, following(engine, stopping=lambda: stopping) as waiting:
+            assert (await busy.next()).position == 1
             told = asyncio.create_task(waiting.next())
             await asyncio.sleep(0)
             stopping = True
             assert await busy.next() == CaughtUp(await place(engine, 1))
             assert await told == Heartbeat(BEGINNING)
 
-    async def test_who_leaves_in_its_turn_gives_it_back(self, engine: RunningEngine, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(event_tail, "MAX_TURN_S", LONG)
+    async def test_who_leaves_in_its_turn_or_in_the_queue_gives_it_back(
+        self, engine: RunningEngine, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(turns, "MAX_HAND_OVER_S", LONG)
         await engine.create()
         await engine.positions.assign_all()
-        for _ in range(3 * MAX_CATCHING_UP):
+        for _ in range(3):
             async with following(engine) as follower:
                 assert (await follower.next()).position == 1
+                async with following(engine) as waiting:
+                    told = asyncio.create_task(waiting.next())
+                    await asyncio.sleep(0)
+                    told.cancel()
+                    await asyncio.wait([told])
 
     async def test_nobody_reads_when_nobody_follows(self, engine: RunningEngine, reads: Counter[EventFilter]):
         async def ended() -> bool:
@@ -427,27 +538,3 @@ class TestOneReaderForAll:
             await engine.tail.stop()
             await engine.create()
             assert (await follower.next()).position == 1
-
-
-class TestListening:
-    async def test_a_listening_connection_that_is_terminated_is_made_anew(self, database_url: URL, monkeypatch):
-        async with running_engine(database_url) as here, running_engine(database_url, assign=False) as there:
-            listeners = (
-                "FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'"
-            )
-
-            async def listener() -> int | None:
-                found = await sql(database_url, f"SELECT pid {listeners}")
-                return found[0][0] if found else None
-
-            first = await eventually(listener)
-            await sql(database_url, "SELECT pg_terminate_backend(%s, 10000)", (first,))
-            second = await eventually(listener)
-            assert second != first
-            monkeypatch.setattr(event_tail, "POLL_INTERVAL_S", LONG)
-            async with following(here) as follower:
-                assert await follower.next() == CaughtUp(BEGINNING)
-                await here.positions.stop()
-                challenge_id = await there.create()
-                await there.positions.assign_all()
-                assert gist([await follower.next()]) == [(challenge_id, "PENDING")]

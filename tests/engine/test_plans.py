@@ -47,7 +47,7 @@ PENDING, ACTIVE, FAILED, FUNDED = ChallengeStatus
 
 _TEXTS = {name: text for name, text in vars(queries).items() if name.isupper() and isinstance(text, str)}
 BEGIN, NEXT, COMMIT = "BEGIN; ", "; ", "; COMMIT"
-EXECUTION = re.compile(r"EXECUTE (\w+)\(([^)]*)\)")
+EXECUTION = re.compile(r"EXECUTE (\w+)(?:\(([^)]*)\))?")
 PARTS = {"CHALLENGE_COLUMNS", "TRADE_COLUMNS", "EVENT_COLUMNS", "NOTIFY_CHANNEL"} | {
     name
     for name, text in _TEXTS.items()
@@ -80,6 +80,7 @@ INDEXES = {
     "LIST_EVENTS": {
         "event_positions_pkey", "event_positions_event_unique", "event_positions_by_status", "challenge_events_pkey",
     },
+    "NEW_EVENTS": {"event_positions_pkey", "challenge_events_pkey"},
     "ASSIGN_POSITIONS": {"event_positions_pkey", "event_outbox_pkey", "challenge_events_pkey"},
     "OUTBOX_HAS_ROWS": {"event_outbox_pkey"},
     "LOCK_LOG": set(),
@@ -91,13 +92,14 @@ FEW_ROWS = {"event_outbox_pkey", "event_log_pkey"}
 """What waits for its position, and the identity of the log, may be read whole."""
 KEPT_PREPARED = {
     "LOCK_CHALLENGES", "FIND_RECORDED_TRADES", "INSERT_TRADES", "UPDATE_CHALLENGES", "INSERT_EVENTS",
-    "INSERT_CHALLENGE", "OUTBOX_HAS_ROWS",
+    "INSERT_CHALLENGE", "OUTBOX_HAS_ROWS", "LOCK_LOG", "MOVE_LOG", "ASSIGN_POSITIONS", "NEW_EVENTS",
 }  # fmt: skip
 """The statements of transactions that commit: a generic plan made for them on a small database may still be in use when
 it has grown. The others are planned anew each time, because psycopg forgets what it has prepared at a rollback."""
 WRITING = (
     "a creation", "a trade", "a group of trades", "a trade on a remembered challenge",
     "a group of trades on remembered challenges", "a first trade", "a group of first trades", "positions",
+    "a look for events without a position", "the tail of the log",
 )  # fmt: skip
 """The operations with such statements."""
 READS_THE_LOG: set[str] = set()
@@ -183,6 +185,14 @@ def remembered(first: int, count: int) -> Run:
     return run
 
 
+async def tail(engine: RunningEngine, after: int) -> None:
+    """What the one reader of a process does all day."""
+    connection = engine.log.connection_to_follow()
+    page = await engine.log.read_new(connection, after=after, limit=500, log_id=(await engine.log.end()).log_id)
+    await connection.close()
+    assert page.events
+
+
 OPERATIONS: dict[str, Run] = {
     "a creation": lambda engine, _: engine.trading.create_challenge(make_terms()),
     "a trade": group(TRADES + 1, 0, 1),
@@ -192,6 +202,8 @@ OPERATIONS: dict[str, Run] = {
     "a first trade": group(1, 0, 1),
     "a group of first trades": group(1, 1, GROUP),
     "positions": lambda engine, _: engine.positions.assign_all(),
+    "a look for events without a position": lambda engine, _: engine.positions._any_waits(),
+    "the tail of the log": lambda engine, filled: tail(engine, filled.last_position - 5),
     "a challenge": lambda engine, filled: engine.reader.get(filled.active[1000]),
     "a challenge of the past": lambda engine, filled: engine.reader.get(filled.active[1000], TRADES // 2),
     "all challenges": challenges(),
@@ -401,7 +413,7 @@ async def _carry_out(url: URL, active: list[str], pending: list[str]) -> Operati
 async def _sessions(url: URL) -> AsyncIterator[Callable[[Sent], Connection]]:
     """A session of the pool and one of a writer, both in a transaction; which of them sends a statement."""
     database = Database(url)
-    writer = WriterConnection(database)
+    writer = WriterConnection(database, queries.PREPARED)
     try:
         async with database.connection() as pooled, writer.use() as own:
             await own.execute("BEGIN")

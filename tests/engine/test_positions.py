@@ -1,6 +1,7 @@
 """Positions of events: 1, 2, 3 … without gaps, in order within a challenge, given after commit by whoever lives."""
 
 import asyncio
+import logging
 import random
 from contextlib import AsyncExitStack
 from itertools import groupby
@@ -160,3 +161,61 @@ async def test_whoever_holds_the_log_too_long_is_outlived(database_url: URL, sho
         await lock_waiters(database_url)
         await hanging.rollback()
         await positioned(database_url)
+
+
+async def test_a_process_that_dies_is_succeeded_within_a_second_or_two(database_url: URL):
+    """Its events get positions, and those of others do not wait for it, however far apart they look by themselves."""
+    clock = asyncio.get_running_loop().time
+    async with running_engine(database_url, assign=False) as dying, running_engine(database_url):
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+            await dying.create()
+            began = clock()
+            await positioned(database_url)
+            assert clock() - began < 4 * positions.POLL_INTERVAL_S
+
+
+async def test_events_in_quick_succession_get_their_positions_together(database_url: URL, monkeypatch):
+    monkeypatch.setattr(positions, "MIN_INTERVAL_S", 0.2)
+    given = []
+    real = PositionAssigner._assign_some
+
+    async def assign_some(self: PositionAssigner) -> int:
+        given.append(await real(self))
+        return given[-1]
+
+    async with running_engine(database_url) as engine:
+        await engine.create()
+        await positioned(database_url)
+        monkeypatch.setattr(PositionAssigner, "_assign_some", assign_some)
+        for _ in range(10):
+            await engine.create()
+        await positioned(database_url)
+    assert sum(given) == 10
+    assert len(given) < 10
+
+
+async def test_positions_that_cannot_be_given_for_long_are_told_once_and_so_is_the_end(
+    database_url: URL, monkeypatch, caplog, short_lock_timeout
+):
+    monkeypatch.setattr(positions, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(positions, "RETRY_INTERVAL_S", 0.01)
+    caplog.set_level(logging.INFO, positions.__name__)
+
+    def told(words: str) -> int:
+        return sum(words in record.message for record in caplog.records)
+
+    async def is_told() -> bool:
+        return bool(told("no positions are given"))
+
+    async def is_over() -> bool:
+        return bool(told("positions are given again"))
+
+    async with running_engine(database_url) as engine, sql_session(database_url, autocommit=False) as hanging:
+        await hanging.execute("SELECT FROM event_log FOR UPDATE")
+        await engine.create()
+        await eventually(is_told)
+        await lock_waiters(database_url)
+        await hanging.rollback()
+        await eventually(is_over)
+    assert (told("no positions are given"), told("positions are given again")) == (1, 1)

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from sqlalchemy.engine import URL
 
 from challenge_engine.database import Database
+from challenge_engine.event_listener import EventListener
 from challenge_engine.event_log import PositionedEvent
-from challenge_engine.event_tail import EventListener
 from challenge_engine.relaying import Relay, RelayOrder
 from challenge_engine.wakeup import Wakeup
 from tests.engine.harness import PATIENCE_S, RunningEngine, submission

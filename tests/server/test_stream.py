@@ -1,8 +1,10 @@
 """StreamEvents: every event once and in order, from any start, live, resumable, and out of the way of a stop."""
 
 import asyncio
+import contextlib
 import itertools
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, cast
@@ -11,12 +13,16 @@ import grpc
 import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy.engine import URL
 
+from bench.stream_readers import StreamReader
 from challenge_engine.event_log import BEGINNING, LogEnd
 from challenge_engine.event_tail import Heartbeat
+from challenge_server.application import STOP_GRACE_S, Application
 from challenge_server.handlers import CallCount, generic_handler
 from challenge_server.servicer import ChallengeServicer
+from challenge_server.settings import Address, ServeSettings
 from propfirm.challenge.v1 import challenge_pb2 as pb
 from propfirm.challenge.v1.challenge_pb2_grpc import ChallengeServiceStub
 from tests.conftest import ServerProcess
@@ -358,6 +364,10 @@ async def test_a_client_that_cancels_or_leaves_ends_the_stream_on_the_server() -
     class EndlessLog:
         """Stands in for the log and its tail: sends heartbeats for ever, and tells when it is left."""
 
+        @contextlib.asynccontextmanager
+        async def starting(self) -> AsyncIterator[None]:
+            yield
+
         async def end(self) -> LogEnd:
             return LogEnd("log", BEGINNING)
 
@@ -471,3 +481,55 @@ def test_a_reader_that_is_slow_loses_nothing(stub: ChallengeServiceStub, follow:
         make_challenge(stub, challenge_id=ident, labels=labels)
     placed(stub, ids[-1], 1)
     assert [event.challenge_id for event in itertools.islice(read_events(stream, 40), 40)] == ids
+
+
+@contextlib.contextmanager
+def stalled_readers(stub: ChallengeServiceStub, address: str, count: int = 5) -> Iterator[list[StreamReader]]:
+    """Subscribers that read nothing, on a log that is larger than what lies between the server and them."""
+    labels = {f"key{number}": "x" * 255 for number in range(32)}
+    for _ in range(40):
+        stub.CreateChallenge(pb.CreateChallengeRequest(initial_balance="100000", labels=labels))
+    request = pb.StreamEventsRequest(from_beginning={})
+    readers = [StreamReader(address, request, is_stalled=True) for _ in range(count)]
+    try:
+        for reader in readers:
+            # As much as the window of HTTP/2 lets through.
+            eventually(lambda: len(reader.socket.recv(1_000_000, socket.MSG_PEEK)) > 60_000)  # noqa: B023
+        yield readers
+    finally:
+        for reader in readers:
+            reader.socket.close()
+
+
+def test_readers_that_stall_and_watchers_of_health_do_not_hold_up_a_stop(
+    start_server: Callable[..., ServerProcess], database_url: URL
+) -> None:
+    server = start_server("--database-url", url_text(database_url), "--log-level", "error")
+    with (
+        connected(server.address) as stub,
+        stalled_readers(stub, server.address),
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        began = time.monotonic()
+        assert server.stop(signal.SIGTERM) == 0
+        assert time.monotonic() - began < STOP_GRACE_S / 2
+
+
+async def test_readers_that_leave_while_they_stall_leave_nothing_behind(database_url: URL) -> None:
+    application = Application(database_url, ServeSettings(listen=Address("127.0.0.1", 0)))
+    address = f"127.0.0.1:{await application.start()}"
+    tail = application._tail
+    try:
+
+        def stall_and_leave() -> None:
+            with connected(address) as stub, stalled_readers(stub, address):
+                assert tail._followers == 5
+                assert tail.is_live
+
+        await asyncio.to_thread(stall_and_leave)
+        await asyncio.to_thread(eventually, lambda: not tail._followers and not tail.is_live)
+        assert not tail._turns._is_taken
+    finally:
+        await application.stop()

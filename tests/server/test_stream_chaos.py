@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+import grpc
 import psycopg
 import pytest
 from sqlalchemy.engine import URL
@@ -22,6 +23,8 @@ from challenge_client import (
     TransportError,
     WriteConflictError,
 )
+from propfirm.challenge.v1 import challenge_pb2 as pb
+from propfirm.challenge.v1.challenge_pb2_grpc import ChallengeServiceStub
 from tests.conftest import ServerProcess
 from tests.engine.harness import conninfo, eventually, sql, value
 from tests.server.calls import url_text
@@ -138,6 +141,26 @@ async def follow(address: str, wanted: dict, seen: list, last: "asyncio.Future[i
                 return
 
 
+async def tap(address: str, streams: list[list[int]], last: "asyncio.Future[int]") -> None:
+    """Note the positions of each connection to a server as they come, with nothing that would drop what comes twice."""
+    cursor = ""
+    while not (last.done() and streams and streams[-1] and streams[-1][-1] >= last.result()):
+        start = {"after_cursor": cursor} if cursor else {"from_beginning": {}}
+        told: list[int] = []
+        streams.append(told)
+        async with grpc.aio.insecure_channel(address) as channel:
+            with suppress(grpc.aio.AioRpcError):
+                async for message in ChallengeServiceStub(channel).StreamEvents(
+                    pb.StreamEventsRequest(**start), timeout=PATIENCE_S
+                ):
+                    cursor = message.cursor
+                    if message.HasField("event"):
+                        told.append(message.event.position)
+                    if last.done() and told and told[-1] >= last.result():
+                        return
+        await asyncio.sleep(0.05)
+
+
 async def test_every_subscriber_gets_every_event_once_and_in_order_whatever_breaks(servers: Servers, database_url: URL):
     dice = random.Random(4)
     challenges = [str(uuid.UUID(int=dice.getrandbits(128))) for _ in range(CHALLENGES)]
@@ -153,6 +176,8 @@ async def test_every_subscriber_gets_every_event_once_and_in_order_whatever_brea
         asyncio.create_task(follow(servers.addresses[number % SERVERS], filters, seen, last))
         for number, (filters, seen) in enumerate(followed)
     ]
+    streams: list[list[int]] = []
+    following.append(asyncio.create_task(tap(servers.addresses[0], streams, last)))
     ending = asyncio.create_task(end_sessions(database_url, dice))
     writing = asyncio.gather(
         *(write(servers.addresses[n % SERVERS], challenges[n::WRITERS], random.Random(n)) for n in range(WRITERS))
@@ -188,3 +213,20 @@ async def test_every_subscriber_gets_every_event_once_and_in_order_whatever_brea
         expected = [row for row in table if row[1] in ids and row[3] in statuses]
         told = [(e.position, e.challenge_id, e.challenge_sequence, e.new_status.name) for e in seen]
         assert told == expected
+    # Every verdict has its event, and every event its verdict: they are written together or not at all.
+    assert not await sql(
+        database_url,
+        "SELECT c.challenge_id FROM challenges c LEFT JOIN challenge_events e"
+        " ON e.challenge_id = c.challenge_id AND e.challenge_sequence = c.event_count"
+        " WHERE e.new_status IS DISTINCT FROM c.status"
+        " OR c.event_count <> (SELECT count(*) FROM challenge_events n WHERE n.challenge_id = c.challenge_id)",
+    )
+    assert not await sql(
+        database_url,
+        "SELECT t.challenge_id, t.sequence FROM trades t WHERE t.previous_status <> t.status AND NOT EXISTS"
+        " (SELECT FROM challenge_events e WHERE e.challenge_id = t.challenge_id AND e.trade_sequence = t.sequence"
+        " AND e.new_status = t.status)",
+    )
+    for positions in streams:
+        assert positions == sorted(set(positions)), "a stream told an event twice, or out of order"
+    assert sum(map(len, streams)) >= len(table)

@@ -8,7 +8,7 @@ import signal
 from sqlalchemy.engine import URL
 
 from challenge_engine.database import Database
-from challenge_engine.event_tail import EventListener
+from challenge_engine.event_listener import EventListener
 from challenge_engine.relaying import Relay, RelayOrder, Sink
 from challenge_engine.wakeup import Wakeup
 from challenge_server.relay.messages import PayloadFormat, encoder
