@@ -3,7 +3,7 @@
 import itertools
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import Protocol
 
@@ -29,9 +29,10 @@ LOGGED_CHALLENGES = 50_000
 EVENTS_PER_MESSAGE = 500
 SINGLY = 20_000
 LOAD_PER_S = 250
+STALLED_S = 60
 PIECE_S = 10
-PIECES = 6
-FRESH_PER_ROUND = DELIVERED + DELIVERED_TO_MANY + 2 * PIECES * PIECE_S * LOAD_PER_S
+"""A load is made in pieces of this length, each with connections of its own."""
+FRESH_PER_ROUND = DELIVERED + DELIVERED_TO_MANY + 2 * STALLED_S * LOAD_PER_S
 
 
 class Serving(Protocol):
@@ -111,34 +112,36 @@ def delivering(
 
 
 def beside_stalled(server: Server, maker: TradeMaker, fresh: Iterator[str]) -> Figures:
-    """What subscribers who have stopped reading cost the server and those who write: with them and without, in turn."""
-    alone: list[float] = []
-    beside: list[float] = []
-    grown: list[float] = []
-    for _ in range(PIECES // 2):
-        alone += _load(server, maker, fresh)
-        before = server.memory_bytes()
-        request = pb.StreamEventsRequest(from_beginning={})
-        stalled = [StreamReader(server.address, request, is_stalled=True) for _ in range(SUBSCRIBERS)]
-        beside += _load(server, maker, fresh)
-        beside += _load(server, maker, fresh)
-        grown.append((server.memory_bytes() - before) / 2**20)
-        for reader in stalled:
-            reader.socket.close()
-        alone += _load(server, maker, fresh)
+    """What subscribers who have stopped reading cost the server and those who write.
+
+    A minute with them, from the moment in which they all begin at the beginning, and half a minute without them before
+    and after.
+    """
+    alone = _load(server, maker, fresh, STALLED_S // 2)
+    before = server.memory_bytes()
+    request = pb.StreamEventsRequest(from_beginning={})
+    stalled = [StreamReader(server.address, request, is_stalled=True) for _ in range(SUBSCRIBERS)]
+    beside = _load(server, maker, fresh, STALLED_S)
+    grown = (server.memory_bytes() - before) / 2**20
+    for reader in stalled:
+        reader.socket.close()
+    alone += _load(server, maker, fresh, STALLED_S // 2)
     with_them, without = (statistics.quantiles(each, n=100, method="inclusive")[98] for each in (beside, alone))
     return {
-        "stalled_memory_mib": max(grown),
+        "stalled_memory_mib": grown,
         "stalled_write_p99_ms": with_them * 1000,
         "no_stalled_write_p99_ms": without * 1000,
         "stalled_to_none_p99": with_them / without,
     }
 
 
-def _load(server: Server, maker: TradeMaker, fresh: Iterator[str]) -> Sequence[float]:
+def _load(server: Server, maker: TradeMaker, fresh: Iterator[str], seconds: int) -> list[float]:
     """Latencies in seconds of trades that come evenly, each of which writes an event."""
-    lanes = maker.unary(list(itertools.islice(fresh, PIECE_S * LOAD_PER_S)), 1)
-    outcome = http2_loader.run(server.address, SUBMIT_TRADE, lanes, connections=16, rate=LOAD_PER_S)
-    if outcome.failed or outcome.answered != len(lanes):
-        raise RuntimeError(f"not every trade was answered: {outcome}")
-    return outcome.latencies_s
+    latencies: list[float] = []
+    for _ in range(seconds // PIECE_S):
+        lanes = maker.unary(list(itertools.islice(fresh, PIECE_S * LOAD_PER_S)), 1)
+        outcome = http2_loader.run(server.address, SUBMIT_TRADE, lanes, connections=16, rate=LOAD_PER_S)
+        if outcome.failed or outcome.answered != len(lanes):
+            raise RuntimeError(f"not every trade was answered: {outcome}")
+        latencies += outcome.latencies_s
+    return latencies

@@ -63,17 +63,17 @@ Item = EventBatch | CaughtUp | Heartbeat
 class EventTail:
     """The newest events, read once for everybody who follows.
 
-    It reads while somebody follows: when `news` says so, and every POLL_INTERVAL_S. Those who follow take from it what
-    it keeps, and read the table where it keeps too little or cannot be relied upon; so a slow one costs memory to
-    nobody, and all together they cost the queries of one. Those who read the table take turns, and let the activity
-    of others go first.
+    It reads while somebody has reached the end of the log: when `news` says so, and every POLL_INTERVAL_S. Those who
+    follow take from it what it keeps, and read the table where it keeps too little or cannot be relied upon; so a slow
+    one costs memory to nobody, and all together they cost the queries of one. Those who read the table take turns, and
+    let the activity of others go first.
     """
 
     def __init__(self, log: EventLog, news: Wakeup, *, gives_way_to: Activity | None = None) -> None:
         self._log = log
         self._connection = log.connection_to_follow()
         self._news = news
-        self._followers = 0
+        self._at_end = 0
         self._task: asyncio.Task[None] | None = None
         self._moved = Wakeup()
         self._turns = Turns(gives_way_to or Activity())
@@ -128,14 +128,12 @@ class EventTail:
         is replaced, `DatabaseUnavailableError` when it cannot be read.
         """
         follower = _Follower(self, wanted, log_id, after, end, heartbeat_s, stopping)
-        self._followers += 1
-        self._start()
         try:
             async with aclosing(follower.items(from_now)) as items:
                 async for item in items:
                     yield item
         finally:
-            self._followers -= 1
+            follower.leave_end()
 
     def _has_reached(self, log_id: str, known_end: int) -> bool:
         """Whether the tail can be relied upon by one who knows that the log goes up to a position."""
@@ -160,9 +158,14 @@ class EventTail:
         wanted = tuple(positioned for positioned in seen if matches(positioned.event))
         return Page(wanted, end if reached_end else seen[-1].place, reached_end, end.position)
 
-    def _start(self) -> None:
+    def _join(self) -> None:
+        """Somebody has reached the end, and relies on being told what comes."""
+        self._at_end += 1
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="event-tail")
+
+    def _leave(self) -> None:
+        self._at_end -= 1
 
     def _lose(self) -> None:
         self._log_id = None
@@ -171,7 +174,7 @@ class EventTail:
 
     async def _run(self) -> None:
         try:
-            while self._followers:
+            while self._at_end:
                 news = self._news.subscribe()
                 try:
                     behind = await self._advance()
@@ -234,11 +237,25 @@ class _Follower:
         self._reached_end = False
         self._read_from_table = 0
         self._is_slow = False
+        self._is_at_end = False
+
+    def reach_end(self) -> None:
+        """From now on it is for the tail to tell what comes."""
+        if not self._is_at_end:
+            self._is_at_end = True
+            self._tail._join()
+
+    def leave_end(self) -> None:
+        """It is over, or has fallen behind what the tail keeps, which need not read on for its sake."""
+        if self._is_at_end:
+            self._is_at_end = False
+            self._tail._leave()
 
     async def items(self, from_now: bool) -> AsyncGenerator[Item]:
         """See `EventTail.follow`."""
         if from_now:
             self._told_caught_up = True
+            self.reach_end()
             yield CaughtUp(self._place)
         while not self._stopping():
             moved = self._tail._moved.subscribe()
@@ -256,6 +273,7 @@ class _Follower:
                 self._place, self._reached_end = page.place, page.reached_end
             if not self._reached_end or self._place.position < self._known_end:
                 continue
+            self.reach_end()
             if not self._told_caught_up:
                 self._told_caught_up = True
                 yield CaughtUp(self._place)
@@ -301,6 +319,8 @@ class _Follower:
     async def _read_page(self) -> Page:
         # Left behind by the tail, or at the end without one?
         left_behind = self._tail._keeps_too_little(self._place, self._log_id, self._known_end)
+        if left_behind:
+            self.leave_end()
         is_quick = self._read_from_table >= LATER_AFTER and not self._tail._turns.is_busy
         limit = LATER_PAGE if is_quick else FIRST_PAGE
         page = await self._tail._log.read(self._wanted, after=self._place.position, limit=limit, log_id=self._log_id)

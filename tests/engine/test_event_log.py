@@ -1,5 +1,6 @@
 """Reading the log: pages and cursors."""
 
+import asyncio
 import base64
 import os
 import subprocess
@@ -197,7 +198,7 @@ class TestCursors:
                 await lives(engine)
                 cursor = await cursor_at(engine.log, ALL, 5)
         restored = first.with_name("restored")
-        subprocess.run(["cp", "-a", first, restored], check=True)
+        await asyncio.to_thread(subprocess.run, ["cp", "-a", first, restored], check=True)
         signal = restored / "cluster" / "recovery.signal"
         signal.touch()
         owner = signal.parent.stat()
