@@ -32,12 +32,12 @@ class EventFilter:
         """What a token of this filter is bound to: the same for the same filter in another order."""
         return [sorted(set(self.challenge_ids)), sorted({status.value for status in self.new_statuses})]
 
-    def matcher(self) -> Callable[[ChallengeEvent], bool]:
+    def matcher(self) -> "Callable[[PositionedEvent], bool]":
         """What tells whether an event is wanted, as the database would."""
-        challenge_ids, new_statuses = frozenset(self.challenge_ids), frozenset(self.new_statuses)
-        return lambda event: (
-            (not challenge_ids or event.challenge_id in challenge_ids)
-            and (not new_statuses or event.new_status in new_statuses)
+        challenge_ids, new_statuses = frozenset(self.challenge_ids), frozenset(map(str, self.new_statuses))
+        return lambda positioned: (
+            (not challenge_ids or positioned.stored.challenge_id in challenge_ids)
+            and (not new_statuses or positioned.stored.new_status in new_statuses)
         )
 
 
@@ -63,13 +63,23 @@ class PositionedEvent:
     """An event with its place in the log."""
 
     position: int
-    event: ChallengeEvent
+    stored: rows.StoredEvent
+
+    @property
+    def event(self) -> ChallengeEvent:
+        """The event, made of what was stored each time one asks."""
+        return rows.event_from_row(self.stored)
 
     @property
     def place(self) -> Place:
         """Right behind the event."""
-        event = self.event
-        return Place(self.position, _mark(event.challenge_id, event.challenge_sequence, event.recorded_at))
+        stored = self.stored
+        return Place(self.position, _mark(stored.challenge_id, stored.challenge_sequence, stored.recorded_at))
+
+    @property
+    def size_of_labels(self) -> int:
+        """What its terms, which hold the labels, take; in bytes, and 0 for all events but creations."""
+        return len(self.stored.terms.encode()) if self.stored.terms else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +176,7 @@ class EventLog:
         if page_token:
             (after,) = unseal_page(EVENTS, scope, page_token)
         page = await self.read(wanted, after=after, limit=limit)
-        count = fitting(page.events, lambda positioned: positioned.event.terms)
+        count = fitting(page.events, lambda positioned: positioned.size_of_labels)
         if count < len(page.events):
             page = replace(page, events=page.events[:count], place=page.events[count - 1].place, reached_end=False)
         return page, "" if page.reached_end else seal(EVENTS, scope, [page.place.position])
@@ -215,7 +225,7 @@ def _require_same(end: LogEnd, log_id: str, after: int) -> None:
 
 def _page(found: Sequence[rows.Row], end: LogEnd, limit: int) -> Page:
     """A page of what was found after a look at the end; it may hold events that came after that look."""
-    events = tuple(PositionedEvent(row[0], rows.event_from_row(row[1:])) for row in found)
+    events = tuple(PositionedEvent(row[0], rows.StoredEvent._make(row[1:])) for row in found)
     place = end.place
     if events and (len(events) == limit or events[-1].position > place.position):
         place = events[-1].place

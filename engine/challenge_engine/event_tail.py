@@ -13,7 +13,7 @@ from challenge_engine.event_log import BEGINNING, EventFilter, EventLog, Page, P
 from challenge_engine.paging import fitting
 from challenge_engine.turns import Turns
 from challenge_engine.wakeup import Wakeup, wait_at_most
-from challenge_rules import ChallengeError, ChallengeEvent
+from challenge_rules import ChallengeError
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class EventTail:
         return self._has_reached(log_id, known_end) and place.position < self._place.position - len(self._kept)
 
     def _page_after(
-        self, place: Place, log_id: str, known_end: int, matches: Callable[[ChallengeEvent], bool]
+        self, place: Place, log_id: str, known_end: int, matches: Callable[[PositionedEvent], bool]
     ) -> Page | None:
         """What is kept after a place, at most TAKEN_AT_ONCE; None when only the table knows."""
         end = self._place
@@ -155,7 +155,7 @@ class EventTail:
         last = min(place.position + TAKEN_AT_ONCE, end.position)
         seen = [self._kept[position] for position in range(place.position + 1, last + 1)]
         reached_end = last == end.position
-        wanted = tuple(positioned for positioned in seen if matches(positioned.event))
+        wanted = tuple(positioned for positioned in seen if matches(positioned))
         return Page(wanted, end if reached_end else seen[-1].place, reached_end, end.position)
 
     def _join(self) -> None:
@@ -335,7 +335,7 @@ def _batches(events: tuple[PositionedEvent, ...], at_most: int) -> deque[tuple[P
     batches: deque[tuple[PositionedEvent, ...]] = deque()
     while events:
         some = events[:at_most]
-        count = fitting(some, lambda positioned: positioned.event.terms, MAX_BATCH_BYTES)
+        count = fitting(some, lambda positioned: positioned.size_of_labels, MAX_BATCH_BYTES)
         batches.append(some[:count])
         events = events[count:]
     return batches

@@ -13,13 +13,19 @@ BYTES_BESIDE_LABELS = 1_500
 """More than a challenge, a trade or an event has on the wire without its labels."""
 
 
-def fitting(items: Sequence[T], terms_of: Callable[[T], ChallengeTerms | None], max_bytes: int = MAX_PAGE_BYTES) -> int:
-    """How many of the items, from the first, fit on one page: at least one, if there is any."""
+def fitting(items: Sequence[T], size_of: Callable[[T], int], max_bytes: int = MAX_PAGE_BYTES) -> int:
+    """How many of the items, from the first, fit on one page: at least one, if there is any.
+
+    `size_of` says how many bytes of labels an item has.
+    """
     total = 0
     for count, item in enumerate(items):
-        terms = terms_of(item)
-        total += BYTES_BESIDE_LABELS
-        total += 0 if terms is None else sum(len(key.encode()) + len(text.encode()) for key, text in terms.labels)
+        total += BYTES_BESIDE_LABELS + size_of(item)
         if total > max_bytes and count:
             return count
     return len(items)
+
+
+def size_of_labels(terms: ChallengeTerms) -> int:
+    """What the labels of a challenge take, in bytes."""
+    return sum(len(key.encode()) + len(text.encode()) for key, text in terms.labels)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from challenge_engine import queries, rows
 from challenge_engine.database import Database
-from challenge_engine.paging import fitting
+from challenge_engine.paging import fitting, size_of_labels
 from challenge_engine.tokens import seal, unseal_page
 from challenge_rules import ChallengeEngine, ChallengeRulesEngine, ChallengeState, ChallengeStatus, RecordedTrade
 from challenge_rules.engine import initial_state
@@ -98,7 +98,7 @@ class ChallengeReader:
             queries.LIST_CHALLENGES.format(conditions=" AND ".join(conditions)), parameters
         )
         states = [rows.challenge_from_row(row) for row in found[:limit]]
-        states = states[: fitting(states, lambda state: state.terms)]
+        states = states[: fitting(states, lambda state: size_of_labels(state.terms))]
         token = ""
         if len(found) > len(states):
             last = states[-1].terms

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -117,26 +117,59 @@ def trade_from_row(row: Row, terms: ChallengeTerms, engine: ChallengeEngine) -> 
     return RecordedTrade(Trade(trade_id, _units(realized_pnl), executed_at, symbol), decision)
 
 
+class StoredEvent(NamedTuple):
+    """An event as `queries.EVENT_COLUMNS` give it: what is text here is in the form of the contract, but for `equity`.
+
+    `event_from_row` makes the event of it. Who only passes events on has no use for that, which costs more than to read
+    them.
+    """
+
+    challenge_id: str
+    challenge_sequence: int
+    event_type: str
+    old_status: str | None
+    new_status: str
+    reason: str | None
+    trade_id: str | None
+    trade_sequence: int | None
+    equity: str
+    """With all its eight decimals, as PostgreSQL prints it."""
+    evaluations: str
+    terms: str | None
+    occurred_at: int
+    recorded_at: int
+
+    @property
+    def evaluations_read(self) -> list[dict[str, Any]]:
+        """The evidence: for each rule `rule`, `limit_pct`, `observed_pct`, `triggered` and `headroom`."""
+        read: list[dict[str, Any]] = orjson.loads(self.evaluations)
+        return read
+
+    @property
+    def terms_read(self) -> dict[str, Any] | None:
+        """The terms of a creation, by the names of `ChallengeTerms` and `Limits`."""
+        read: dict[str, Any] | None = orjson.loads(self.terms) if self.terms else None
+        return read
+
+
 def event_from_row(row: Row) -> ChallengeEvent:
     """An event from `queries.EVENT_COLUMNS`."""
-    (
-        challenge_id, challenge_sequence, event_type, old_status, new_status, reason, trade_id, trade_sequence,
-        equity, evaluations, terms, occurred_at, recorded_at,
-    ) = row  # fmt: skip
+    stored = StoredEvent._make(row)
+    terms = stored.terms_read
     return ChallengeEvent(
-        challenge_id=challenge_id,
-        challenge_sequence=challenge_sequence,
-        event_type=_EVENT_TYPES[event_type],
-        old_status=_STATUSES[old_status] if old_status else None,
-        new_status=_STATUSES[new_status],
-        reason=_RULES[reason],
-        trade_id=trade_id,
-        trade_sequence=trade_sequence,
-        equity=_units(equity),
-        evaluations=tuple(map(_evaluation_from_json, orjson.loads(evaluations))),
-        occurred_at=occurred_at,
-        recorded_at=recorded_at,
-        terms=_terms_from_json(challenge_id, orjson.loads(terms)) if terms else None,
+        challenge_id=stored.challenge_id,
+        challenge_sequence=stored.challenge_sequence,
+        event_type=_EVENT_TYPES[stored.event_type],
+        old_status=_STATUSES[stored.old_status] if stored.old_status else None,
+        new_status=_STATUSES[stored.new_status],
+        reason=_RULES[stored.reason],
+        trade_id=stored.trade_id,
+        trade_sequence=stored.trade_sequence,
+        equity=_units(stored.equity),
+        evaluations=tuple(map(_evaluation_from_json, stored.evaluations_read)),
+        occurred_at=stored.occurred_at,
+        recorded_at=stored.recorded_at,
+        terms=_terms_from_json(stored.challenge_id, terms) if terms else None,
     )
 
 

@@ -1,6 +1,7 @@
 """The one mapping between the messages of the contract and the values inside."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -14,7 +15,7 @@ from challenge_rules import RuleEvaluation as Evaluation
 from challenge_rules.limits import format_percentage
 from challenge_rules.money import format_amount, format_scaled
 from challenge_rules.rules import CURRENT_RULES_VERSION, OBSERVED_PLACES
-from challenge_rules.timestamps import day_to_iso
+from challenge_rules.timestamps import day_to_iso, from_iso
 from challenge_rules.validation import FieldChecks
 from propfirm.challenge.v1 import challenge_pb2 as pb
 
@@ -35,8 +36,11 @@ _STATUS_TO_WIRE: dict[ChallengeStatus, pb.ChallengeStatus] = {
 }
 _STATUS_FROM_WIRE = {number: status for status, number in _STATUS_TO_WIRE.items()}
 _RULE_TO_WIRE: dict[Rule, pb.Rule] = {rule: getattr(pb, f"RULE_{rule.name}") for rule in Rule}
-_EVENT_TYPE_TO_WIRE: dict[EventType, pb.EventType] = {
-    kind: getattr(pb, f"EVENT_TYPE_{kind.name}") for kind in EventType
+# By the texts in which they are stored.
+_STATUS_BY_NAME = {status.value: number for status, number in _STATUS_TO_WIRE.items()}
+_RULE_BY_NAME = {rule.value: number for rule, number in _RULE_TO_WIRE.items()}
+_EVENT_TYPE_BY_NAME: dict[str, pb.EventType] = {
+    kind.value: getattr(pb, f"EVENT_TYPE_{kind.name}") for kind in EventType
 }
 
 
@@ -217,35 +221,36 @@ def recorded_trade_to(recorded: RecordedTrade) -> pb.RecordedTrade:
 
 
 def event_to(positioned: PositionedEvent) -> pb.ChallengeEvent:
-    """An event on the wire."""
+    """An event on the wire, from what was stored: most of that is in the form of the contract already."""
     message = pb.ChallengeEvent()
-    fill_event(message, positioned)
-    return message
-
-
-def fill_event(message: pb.ChallengeEvent, positioned: PositionedEvent) -> None:
-    """Put an event into an empty message, in place as `fill_decision` does."""
-    event = positioned.event
+    stored = positioned.stored
     message.position = positioned.position
-    message.challenge_id = event.challenge_id
-    message.challenge_sequence = event.challenge_sequence
-    message.event_type = _EVENT_TYPE_TO_WIRE[event.event_type]
-    if event.old_status is not None:
-        message.old_status = _STATUS_TO_WIRE[event.old_status]
-    message.new_status = _STATUS_TO_WIRE[event.new_status]
-    if event.reason is not None:
-        message.reason = _RULE_TO_WIRE[event.reason]
-    if event.trade_id is not None and event.trade_sequence is not None:
-        message.trade_id = event.trade_id
-        message.trade_sequence = event.trade_sequence
-    message.equity = format_amount(event.equity)
+    message.challenge_id = stored.challenge_id
+    message.challenge_sequence = stored.challenge_sequence
+    message.event_type = _EVENT_TYPE_BY_NAME[stored.event_type]
+    if stored.old_status is not None:
+        message.old_status = _STATUS_BY_NAME[stored.old_status]
+    message.new_status = _STATUS_BY_NAME[stored.new_status]
+    if stored.reason is not None:
+        message.reason = _RULE_BY_NAME[stored.reason]
+    if stored.trade_id is not None and stored.trade_sequence is not None:
+        message.trade_id = stored.trade_id
+        message.trade_sequence = stored.trade_sequence
+    message.equity = stored.equity.rstrip("0").rstrip(".")
     add_evaluation = message.evaluations.add
-    for evaluation in event.evaluations:
-        _fill_evaluation(add_evaluation(), evaluation)
-    _fill_timestamp(message.occurred_at, event.occurred_at)
-    _fill_timestamp(message.recorded_at, event.recorded_at)
-    if event.terms is not None:
-        message.terms.CopyFrom(_terms_to(event.terms))
+    for read in stored.evaluations_read:
+        evaluation = add_evaluation()
+        evaluation.rule = _RULE_BY_NAME[read["rule"]]
+        evaluation.limit_pct = read["limit_pct"]
+        evaluation.observed_pct = read["observed_pct"]
+        evaluation.triggered = read["triggered"]
+        evaluation.headroom = read["headroom"]
+    _fill_timestamp(message.occurred_at, stored.occurred_at)
+    _fill_timestamp(message.recorded_at, stored.recorded_at)
+    terms = stored.terms_read
+    if terms is not None:
+        _fill_terms(message.terms, terms)
+    return message
 
 
 def _rule_to(rule: Rule | None) -> pb.Rule:
@@ -290,12 +295,13 @@ def _fill_evaluation(message: pb.RuleEvaluation, evaluation: Evaluation) -> None
     message.headroom = format_amount(evaluation.headroom)
 
 
-def _terms_to(terms: ChallengeTerms) -> pb.ChallengeTerms:
-    return pb.ChallengeTerms(
-        initial_balance=format_amount(terms.initial_balance),
-        limits=_limits_to(terms.limits),
-        currency_code=terms.currency_code,
-        labels=dict(terms.labels),
-        rules_version=terms.rules_version,
-        created_at=_timestamp(terms.created_at),
-    )
+def _fill_terms(message: pb.ChallengeTerms, read: dict[str, Any]) -> None:
+    message.initial_balance = read["initial_balance"]
+    limits = message.limits
+    limits.max_daily_drawdown_pct = read["max_daily_drawdown_pct"]
+    limits.max_total_drawdown_pct = read["max_total_drawdown_pct"]
+    limits.profit_target_pct = read["profit_target_pct"]
+    message.currency_code = read["currency_code"]
+    message.labels.update(read["labels"])
+    message.rules_version = read["rules_version"]
+    _fill_timestamp(message.created_at, from_iso(read["created_at"]))

@@ -1,7 +1,7 @@
 """A page never outgrows what a gRPC client takes, and paging still shows everything once."""
 
 from challenge_engine.event_log import EventFilter
-from challenge_engine.paging import MAX_PAGE_BYTES, fitting
+from challenge_engine.paging import MAX_PAGE_BYTES, fitting, size_of_labels
 from challenge_engine.reading import ChallengeFilter
 from tests.engine.harness import RunningEngine, make_terms
 
@@ -10,8 +10,8 @@ LARGE = tuple((f"{number:02}", "😀" * 255) for number in range(32))
 
 def test_one_item_fits_however_large_and_none_when_there_is_none():
     huge = make_terms(labels=(("a", "x" * (MAX_PAGE_BYTES + 1)),))
-    assert fitting([huge, huge], lambda terms: terms) == 1
-    assert fitting([], lambda terms: terms) == 0
+    assert fitting([huge, huge], size_of_labels) == 1
+    assert fitting([], size_of_labels) == 0
 
 
 async def test_lists_of_challenges_with_large_labels_come_in_shorter_pages(engine: RunningEngine):

@@ -7,7 +7,7 @@ import pytest
 import typer.main
 
 from challenge_engine.event_log import PositionedEvent
-from challenge_rules import ChallengeEvent, ChallengeStatus, EventType
+from challenge_engine.rows import StoredEvent
 from challenge_server import cli
 from challenge_server.relay.messages import PayloadFormat, encoder
 from challenge_server.relay.targets import KAFKA_OPTIONS
@@ -30,10 +30,8 @@ def test_its_table_names_every_option_and_its_variable(text: str) -> None:
 
 
 def test_its_table_names_every_header(text: str) -> None:
-    event = ChallengeEvent(
-        "id", 1, EventType.CHALLENGE_CREATED, None, ChallengeStatus.PENDING, None, None, None, 0, (), 0, 0
-    )
-    message = encoder(PayloadFormat.JSON)("log", PositionedEvent(1, event))
+    stored = StoredEvent("id", 1, "CHALLENGE_CREATED", None, "PENDING", *3 * (None,), "0.00000000", "[]", None, 0, 0)
+    message = encoder(PayloadFormat.JSON)("log", PositionedEvent(1, stored))
     table = text[text.index("| header |") : text.index("All are strings")]
     assert re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE) == list(message.headers)
 

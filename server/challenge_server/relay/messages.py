@@ -55,20 +55,20 @@ def encoder(payload_format: PayloadFormat) -> Encoder:
     content_type = CONTENT_TYPES[payload_format]
 
     def encode(log_id: str, positioned: PositionedEvent) -> Message:
-        event = positioned.event
+        event = positioned.stored
         return Message(
             position=positioned.position,
             challenge_id=event.challenge_id,
-            event_type=str(event.event_type),
-            new_status=str(event.new_status),
+            event_type=event.event_type,
+            new_status=event.new_status,
             content_type=content_type,
             headers={
                 "message-id": str(positioned.position),
                 "log-id": log_id,
                 "challenge-id": event.challenge_id,
                 "challenge-sequence": str(event.challenge_sequence),
-                "event-type": str(event.event_type),
-                "new-status": str(event.new_status),
+                "event-type": event.event_type,
+                "new-status": event.new_status,
                 "content-type": content_type,
                 "schema-version": str(SCHEMA_VERSION),
             },
