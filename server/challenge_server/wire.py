@@ -302,6 +302,8 @@ def _fill_terms(message: pb.ChallengeTerms, read: dict[str, Any]) -> None:
     limits.max_total_drawdown_pct = read["max_total_drawdown_pct"]
     limits.profit_target_pct = read["profit_target_pct"]
     message.currency_code = read["currency_code"]
-    message.labels.update(read["labels"])
+    labels = message.labels
+    for key, text in read["labels"].items():
+        labels[key] = text
     message.rules_version = read["rules_version"]
     _fill_timestamp(message.created_at, from_iso(read["created_at"]))

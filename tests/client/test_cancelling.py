@@ -49,8 +49,12 @@ class SilentServer:
             self.ended.set()
 
     async def _stream(self, request, context):
-        yield messages.message("c", caught_up=pb.CaughtUp(position=3)).SerializeToString()
-        await self._wait(request, context)
+        try:
+            yield messages.message("c", caught_up=pb.CaughtUp(position=3)).SerializeToString()
+            await self._wait(request, context)
+        finally:
+            # The end may come while the message is on its way.
+            self.ended.set()
 
 
 @pytest.fixture
