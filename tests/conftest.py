@@ -37,8 +37,10 @@ _numbers = itertools.count(1)
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     """Watch over the end of a test, too: pytest itself no longer does once the test has failed."""
-    file = item.config.stash[fault_handler_stderr_fd_key]
-    faulthandler.dump_traceback_later(float(item.config.getini("faulthandler_timeout")), file=file, exit=True)
+    file = item.config.stash.get(fault_handler_stderr_fd_key, None)
+    patience_s = float(item.config.getini("faulthandler_timeout"))
+    if file is not None and patience_s > 0:
+        faulthandler.dump_traceback_later(patience_s, file=file, exit=True)
     return (yield)
 
 

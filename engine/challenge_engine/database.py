@@ -170,6 +170,7 @@ class WriterConnection:
         """
         connection, self._connection = self._connection or await self._open(), None
         watchdog = asyncio.get_running_loop().call_later(TRANSACTION_TIMEOUT_S, cut, connection)
+        is_sound = True
         try:
             yield connection
             await self._roll_back(connection)
@@ -177,9 +178,13 @@ class WriterConnection:
             # Another transaction was in the way; the session is sound.
             await self._roll_back(connection)
             raise
+        except psycopg.Error:
+            # It may have lost what it had prepared, or hold plans for tables that have changed.
+            is_sound = False
+            raise
         finally:
             watchdog.cancel()
-            if connection.info.transaction_status == pq.TransactionStatus.IDLE:
+            if is_sound and connection.info.transaction_status == pq.TransactionStatus.IDLE:
                 self._connection = connection
             else:
                 if connection.closed:

@@ -77,7 +77,7 @@ class PositionedEvent:
         return Place(self.position, _mark(stored.challenge_id, stored.challenge_sequence, stored.recorded_at))
 
     @property
-    def size_of_labels(self) -> int:
+    def size_of_terms(self) -> int:
         """What its terms, which hold the labels, take; in bytes, and 0 for all events but creations."""
         return len(self.stored.terms.encode()) if self.stored.terms else 0
 
@@ -176,7 +176,7 @@ class EventLog:
         if page_token:
             (after,) = unseal_page(EVENTS, scope, page_token)
         page = await self.read(wanted, after=after, limit=limit)
-        count = fitting(page.events, lambda positioned: positioned.size_of_labels)
+        count = fitting(page.events, lambda positioned: positioned.size_of_terms)
         if count < len(page.events):
             page = replace(page, events=page.events[:count], place=page.events[count - 1].place, reached_end=False)
         return page, "" if page.reached_end else seal(EVENTS, scope, [page.place.position])

@@ -14,6 +14,7 @@ from challenge_engine.paging import fitting
 from challenge_engine.turns import Turns
 from challenge_engine.wakeup import Wakeup, wait_at_most
 from challenge_rules import ChallengeError
+from challenge_rules.errors import CursorMismatchError
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ LATER_AFTER = 1000
 """Who has read so many events from the table without stalling is quick, and gets larger pages unless trades come in."""
 BUSY_PIECE = 10
 """While trades come in, so many events are handed over at a time: about a millisecond's work, one to a message."""
+MAX_STARTING = 4
+"""So many callers look up at a time where their stream begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,11 @@ class EventTail:
         self._connection = log.connection_to_follow()
         self._news = news
         self._at_end = 0
+        self._is_stopped = False
         self._task: asyncio.Task[None] | None = None
         self._moved = Wakeup()
         self._turns = Turns(gives_way_to or Activity())
-        self._starts = Turns(gives_way_to or Activity())
+        self._starts = Turns(gives_way_to or Activity(), at_once=MAX_STARTING)
         self._log_id: str | None = None
         self._place = BEGINNING
         self._kept: dict[int, PositionedEvent] = {}
@@ -88,7 +92,8 @@ class EventTail:
         return self._log_id is not None
 
     async def stop(self) -> None:
-        """End reading; who follows goes on by reading the table."""
+        """End reading, for good; who follows goes on by reading the table."""
+        self._is_stopped = True
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -102,7 +107,7 @@ class EventTail:
 
     @asynccontextmanager
     async def starting(self) -> AsyncIterator[None]:
-        """For what a caller has to look up before it follows: one at a time and between trades, however many come."""
+        """For what a caller has to look up before it follows: a few at a time and between trades, however many come."""
         with self._starts.ask() as turn:
             await turn.comes()
             await self._starts.give_way()
@@ -139,29 +144,34 @@ class EventTail:
         """Whether the tail can be relied upon by one who knows that the log goes up to a position."""
         return self._log_id == log_id and self._place.position >= known_end
 
-    def _keeps_too_little(self, place: Place, log_id: str, known_end: int) -> bool:
-        """Whether the tail is live, but keeps too little for one who is at a place."""
-        return self._has_reached(log_id, known_end) and place.position < self._place.position - len(self._kept)
+    def _knows_after(self, place: Place, log_id: str, known_end: int) -> bool:
+        """Whether the tail keeps everything after a place."""
+        return self._has_reached(log_id, known_end) and place.position >= self._place.position - len(self._kept)
+
+    def _is_far_ahead_of(self, place: Place, log_id: str, known_end: int) -> bool:
+        """Whether the tail is live, and further than it could keep what lies between."""
+        return self._has_reached(log_id, known_end) and place.position < self._place.position - MAX_KEPT
 
     def _page_after(
         self, place: Place, log_id: str, known_end: int, matches: Callable[[PositionedEvent], bool]
     ) -> Page | None:
         """What is kept after a place, at most TAKEN_AT_ONCE; None when only the table knows."""
         end = self._place
-        if not self._has_reached(log_id, known_end) or self._keeps_too_little(place, log_id, known_end):
+        if not self._knows_after(place, log_id, known_end):
             return None
         if place.position >= end.position:
             return Page((), place, reached_end=True, end=end.position)
         last = min(place.position + TAKEN_AT_ONCE, end.position)
         seen = [self._kept[position] for position in range(place.position + 1, last + 1)]
-        reached_end = last == end.position
+        seen = seen[: fitting(seen, _size_of_labels, MAX_BATCH_BYTES)]
+        reached_end = seen[-1].position == end.position
         wanted = tuple(positioned for positioned in seen if matches(positioned))
         return Page(wanted, end if reached_end else seen[-1].place, reached_end, end.position)
 
     def _join(self) -> None:
         """Somebody has reached the end, and relies on being told what comes."""
         self._at_end += 1
-        if self._task is None or self._task.done():
+        if not self._is_stopped and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._run(), name="event-tail")
 
     def _leave(self) -> None:
@@ -295,9 +305,11 @@ class _Follower:
         with self._tail._turns.ask() as turn:
             while not await turn.has_come(self._silence_left_s()):
                 yield Heartbeat(self._place)
-            if self._stopping():
-                return  # while it waited
             await self._tail._turns.give_way()
+            if self._stopping() or self._tail._knows_after(self._place, self._log_id, self._known_end):
+                # It is as well told from what is kept by now.
+                self._reached_end = False
+                return
             page = await self._read_page()
             batches = _batches(page.events, BUSY_PIECE if self._tail._turns.is_busy else TAKEN_AT_ONCE)
             # What is dropped when the turn is lost must not be held here.
@@ -311,23 +323,30 @@ class _Follower:
                 yield EventBatch(batch)
                 turn.handed_over()
                 self._place = batch[-1].place
+            self._is_slow = turn.was_lost
             if turn.was_lost:
-                self._is_slow, self._read_from_table, self._reached_end = True, 0, False
+                self._read_from_table, self._reached_end = 0, False
             else:
                 self._place, self._reached_end = page.place, page.reached_end
 
     async def _read_page(self) -> Page:
-        # Left behind by the tail, or at the end without one?
-        left_behind = self._tail._keeps_too_little(self._place, self._log_id, self._known_end)
+        # Left behind by the tail? One that has just begun keeps little, but is not far ahead.
+        left_behind = self._tail._is_far_ahead_of(self._place, self._log_id, self._known_end)
         if left_behind:
             self.leave_end()
-        is_quick = self._read_from_table >= LATER_AFTER and not self._tail._turns.is_busy
+        is_quick = self._read_from_table >= LATER_AFTER and not self._is_slow and not self._tail._turns.is_busy
         limit = LATER_PAGE if is_quick else FIRST_PAGE
         page = await self._tail._log.read(self._wanted, after=self._place.position, limit=limit, log_id=self._log_id)
-        self._known_end = max(self._known_end, page.end)
+        if page.end < self._known_end:
+            raise CursorMismatchError("the log has become shorter: its positions mean other events")
+        self._known_end = page.end
         self._told_caught_up = self._told_caught_up and page.reached_end and not left_behind
         self._read_from_table += len(page.events)
         return page
+
+
+def _size_of_labels(positioned: PositionedEvent) -> int:
+    return positioned.size_of_terms
 
 
 def _batches(events: tuple[PositionedEvent, ...], at_most: int) -> deque[tuple[PositionedEvent, ...]]:
@@ -335,7 +354,7 @@ def _batches(events: tuple[PositionedEvent, ...], at_most: int) -> deque[tuple[P
     batches: deque[tuple[PositionedEvent, ...]] = deque()
     while events:
         some = events[:at_most]
-        count = fitting(some, lambda positioned: positioned.size_of_labels, MAX_BATCH_BYTES)
+        count = fitting(some, _size_of_labels, MAX_BATCH_BYTES)
         batches.append(some[:count])
         events = events[count:]
     return batches

@@ -190,7 +190,10 @@ LOG_END = f"""
         e.challenge_id::text, e.challenge_sequence, {_micros("e.recorded_at")}
     FROM event_log l
         LEFT JOIN (SELECT * FROM event_positions ORDER BY position DESC LIMIT 1) p ON true
-        LEFT JOIN challenge_events e USING (challenge_id, challenge_sequence)
+        LEFT JOIN LATERAL (
+            SELECT * FROM challenge_events e
+            WHERE e.challenge_id = p.challenge_id AND e.challenge_sequence = p.challenge_sequence LIMIT 1
+        ) e ON true
     WHERE l.origin = {LOG_ORIGIN}
 """
 """The identity of the log, and its last event. No row when the log has yet to find out that it lives elsewhere now.

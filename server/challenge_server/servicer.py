@@ -132,9 +132,9 @@ class ChallengeServicer:
         if start == "after_cursor" and not request.after_cursor:
             checks.refuse("after_cursor", "must not be empty; use from_beginning or from_now to start without one")
         checks.raise_if_any()
-        if self.draining:
-            raise DrainingError
         async with self._tail.starting():
+            if self.draining:
+                raise DrainingError
             end = await self._log.end()
             after = await self._start(request, wanted, end.place)
         cursors = Cursors(end.log_id, wanted)

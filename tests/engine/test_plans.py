@@ -93,6 +93,7 @@ FEW_ROWS = {"event_outbox_pkey", "event_log_pkey"}
 KEPT_PREPARED = {
     "LOCK_CHALLENGES", "FIND_RECORDED_TRADES", "INSERT_TRADES", "UPDATE_CHALLENGES", "INSERT_EVENTS",
     "INSERT_CHALLENGE", "OUTBOX_HAS_ROWS", "LOCK_LOG", "MOVE_LOG", "ASSIGN_POSITIONS", "NEW_EVENTS",
+    "LOG_END",
 }  # fmt: skip
 """The statements of transactions that commit: a generic plan made for them on a small database may still be in use when
 it has grown. The others are planned anew each time, because psycopg forgets what it has prepared at a rollback."""

@@ -172,7 +172,7 @@ async def test_a_process_that_dies_is_succeeded_within_a_second_or_two(database_
             await dying.create()
             began = clock()
             await positioned(database_url)
-            assert clock() - began < 4 * positions.POLL_INTERVAL_S
+            assert clock() - began < 3.0
 
 
 async def test_events_in_quick_succession_get_their_positions_together(database_url: URL, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 from challenge_engine import turns
 from challenge_engine.activity import Activity
 from challenge_engine.turns import Turns
+from tests.engine.harness import eventually
 
 LONG = 3600.0
 
@@ -62,16 +63,15 @@ async def test_who_does_not_take_a_batch_in_time_loses_the_turn_and_what_was_rea
     assert await other.has_come(LONG)
     assert stalled.was_lost
     assert not rest
-    rest.append(3)
-    stalled.hand_over(rest)
     stalled.end()
-    assert list(rest) == [3]
+    assert not await has_come(all_turns.ask())
 
 
 async def test_each_batch_has_the_whole_time_and_what_lies_between_does_not_count(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(turns, "MAX_HAND_OVER_S", 0.05)
     all_turns = Turns(Activity())
     turn, other = all_turns.ask(), all_turns.ask()
+    assert await has_come(turn)
     clock = asyncio.get_running_loop().time
     began = clock()
     rest = deque([1])
@@ -106,3 +106,42 @@ async def test_however_many_trades_there_are_work_goes_on(monkeypatch: pytest.Mo
     monkeypatch.setattr(turns, "MAX_PAUSE_S", 0.01)
     with Activity() as trading:
         await Turns(trading).give_way()
+
+
+async def test_who_does_not_begin_when_its_turn_comes_asks_again(monkeypatch: pytest.MonkeyPatch):
+    """Its message before is still on its way, for as long as it takes."""
+    monkeypatch.setattr(turns, "MAX_HAND_OVER_S", 0.01)
+    all_turns = Turns(Activity())
+    first, away, third = (all_turns.ask() for _ in range(3))
+    assert await first.has_come(LONG)
+    assert not await has_come(away)
+    first.end()
+    assert await third.has_come(LONG)
+    assert not await has_come(away)
+    third.end()
+    assert await away.has_come(LONG)
+    away.end()
+    assert await all_turns.ask().has_come(LONG)
+
+
+async def test_who_lost_its_turn_before_holds_no_more_either(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(turns, "MAX_HAND_OVER_S", 0.01)
+    turn = Turns(Activity()).ask()
+    assert await turn.has_come(LONG)
+    turn.end()
+    rest = deque([1])
+    turn.hand_over(rest)
+
+    async def is_dropped() -> bool:
+        return not rest
+
+    await eventually(is_dropped)
+    assert turn.was_lost
+
+
+async def test_several_at_once_where_that_is_asked_for():
+    all_turns = Turns(Activity(), at_once=2)
+    first, second, third = (all_turns.ask() for _ in range(3))
+    assert [await has_come(each) for each in (first, second, third)] == [True, True, False]
+    second.end()
+    assert await has_come(third)
