@@ -107,7 +107,7 @@ async def test_a_connection_that_falls_silent_without_an_end_is_made_anew(
         proxy.answering.clear()
 
         async def is_gone() -> bool:
-            return not await sql(database_url, f"SELECT FROM pg_stat_activity WHERE pid = {first}")
+            return not await sql(database_url, f"SELECT pid FROM pg_stat_activity WHERE pid = {first}")
 
         await eventually(is_gone)
         proxy.answering.set()
