@@ -45,7 +45,7 @@ bench: $(INSTALLED) ## throughput and latency beside pgbench and an empty echo c
 bench-growth: $(INSTALLED) ## the same rates with 1 and 10 million stored trades (about 5 GB of disk, seven minutes)
 	$(BIN)/python -m bench growth $(ARGS)
 
-bench-stream: $(INSTALLED) ## event streams: delivery, catching up, many subscribers and stalled ones (about three minutes a round)
+bench-stream: $(INSTALLED) ## event streams: delivery, catching up, many subscribers and stalled ones (about three and a half minutes a round)
 	$(BIN)/python -m bench stream $(ARGS)
 
 soak-stream: $(INSTALLED) ## 50 subscribers and 2,000 challenges while servers are killed and sessions ended (about a minute)
