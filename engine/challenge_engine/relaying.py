@@ -290,7 +290,8 @@ class Trouble:
         if self._pause_s:
             logger.debug("%s: %s", self._what, error)
         else:
-            logger.warning("%s, trying again until it does: %s", self._what, error)
+            how_long = "until it does" if self._attempts_left is None else "a few times"
+            logger.warning("%s, trying again %s: %s", self._what, how_long, error)
         self._pause_s = min(max(MIN_PAUSE_S, self._pause_s * 2), MAX_PAUSE_S)
         # A little at random, so that two relays do not knock at the same moment.
         await wait_at_most(stop, self._pause_s * random.uniform(0.8, 1.0))  # noqa: S311 -- not a secret
