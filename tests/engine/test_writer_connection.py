@@ -73,3 +73,14 @@ async def test_a_session_that_was_terminated_is_replaced(connection, database_ur
     with pytest.raises(psycopg.OperationalError):
         await session(connection)
     assert await session(connection) != first
+
+
+async def test_a_session_that_lost_what_it_had_prepared_is_replaced(connection: WriterConnection):
+    """As behind a pooler that deallocates, or when a table has changed: the error comes once, not for ever."""
+    async with connection.use() as used:
+        await used.execute("DEALLOCATE ALL", prepare=False)
+    with pytest.raises(psycopg.errors.InvalidSqlStatementName):
+        async with connection.use() as used:
+            await used.execute("EXECUTE lock_challenges('{}')", prepare=False)
+    async with connection.use() as used:
+        await used.execute("EXECUTE lock_challenges('{}')", prepare=False)
