@@ -163,7 +163,7 @@ class EventTail:
             return Page((), place, reached_end=True, end=end.position)
         last = min(place.position + TAKEN_AT_ONCE, end.position)
         seen = [self._kept[position] for position in range(place.position + 1, last + 1)]
-        seen = seen[: fitting(seen, _size_of_labels, MAX_BATCH_BYTES)]
+        seen = seen[: fitting(seen, _size_of_terms, MAX_BATCH_BYTES)]
         reached_end = seen[-1].position == end.position
         wanted = tuple(positioned for positioned in seen if matches(positioned))
         return Page(wanted, end if reached_end else seen[-1].place, reached_end, end.position)
@@ -345,7 +345,7 @@ class _Follower:
         return page
 
 
-def _size_of_labels(positioned: PositionedEvent) -> int:
+def _size_of_terms(positioned: PositionedEvent) -> int:
     return positioned.size_of_terms
 
 
@@ -354,7 +354,7 @@ def _batches(events: tuple[PositionedEvent, ...], at_most: int) -> deque[tuple[P
     batches: deque[tuple[PositionedEvent, ...]] = deque()
     while events:
         some = events[:at_most]
-        count = fitting(some, _size_of_labels, MAX_BATCH_BYTES)
+        count = fitting(some, _size_of_terms, MAX_BATCH_BYTES)
         batches.append(some[:count])
         events = events[count:]
     return batches

@@ -12,7 +12,6 @@ MAX_HAND_OVER_S = 0.02
 begin within this time when the turn comes, because the message before is still on its way, asks again."""
 BUSY_S = 0.1
 """For so long after the last trade others go on in small pieces."""
-LONG_S = 3600.0
 MAX_PAUSE_S = 0.005
 """However busy it is, a piece is done after this time, so that catching up never stands still."""
 
@@ -84,8 +83,9 @@ class Turn:
 
     async def comes(self) -> None:
         """Wait for it, however long that takes."""
-        while not await self.has_come(LONG_S):
-            pass
+        while not self._has_begun:
+            await asyncio.wait([self._granted])
+            await self.has_come(0)
 
     async def has_come(self, seconds: float) -> bool:
         """Whether it comes within the time. Who waits again at once keeps the place in the queue."""
