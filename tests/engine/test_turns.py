@@ -145,3 +145,16 @@ async def test_several_at_once_where_that_is_asked_for():
     assert [await has_come(each) for each in (first, second, third)] == [True, True, False]
     second.end()
     assert await has_come(third)
+
+
+async def test_while_trades_come_there_is_a_rest_before_each_piece(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(turns, "REST_S", LONG)
+    activity = Activity()
+    all_turns = Turns(activity)
+    await all_turns.give_way()
+    with activity:
+        pass
+    piece = asyncio.create_task(all_turns.give_way())
+    done, _ = await asyncio.wait([piece], timeout=0.05)
+    assert not done
+    piece.cancel()
