@@ -13,7 +13,7 @@ PYTEST ?= $(BIN)/python -m pytest
 # Most tests wait for processes and timers rather than compute. Each of the workers has a PostgreSQL of its own.
 TEST_WORKERS ?= 3
 
-.PHONY: help setup demo serve test test-brokers bench bench-growth bench-stream soak-stream promises lint types imports proto stubs stubs-check lock ci clean
+.PHONY: help setup demo serve test test-brokers bench bench-growth bench-stream soak-stream promises lint types imports proto stubs stubs-check twins twins-check lock ci clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -84,6 +84,12 @@ stubs-check: $(STUBS_INSTALLED) ## fail when the committed stubs are not what th
 	@for file in challenge_pb2.py challenge_pb2.pyi challenge_pb2_grpc.py; do \
 		diff -u client/propfirm/challenge/v1/$$file build/stubs/propfirm/challenge/v1/$$file || exit 1; done
 	@echo "generated stubs are current"
+
+twins: $(INSTALLED) ## generate the client for threads from the one for asyncio
+	$(BIN)/python client/twins.py
+
+twins-check: $(INSTALLED) ## fail when the committed client for threads is not what that generates
+	$(BIN)/python client/twins.py --check
 
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 	--no-emit-package challenge-rules --no-emit-package challenge-client

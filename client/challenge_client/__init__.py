@@ -11,9 +11,10 @@
 `AsyncChallengeClient` has the same methods with the same arguments for asyncio. Every failure is a `ChallengeError`.
 """
 
-from challenge_client.async_client import AsyncChallengeClient, AsyncEventStream
+from challenge_client.async_client import AsyncChallengeClient
+from challenge_client.async_event_stream import AsyncEventStream
 from challenge_client.async_subscription import AsyncSubscription
-from challenge_client.client import ChallengeClient, EventStream
+from challenge_client.client import ChallengeClient
 from challenge_client.enums import ChallengeStatus, EventType, Rule
 from challenge_client.errors import (
     ChallengeArchivedError,
@@ -38,6 +39,7 @@ from challenge_client.errors import (
     ValidationFailedError,
     WriteConflictError,
 )
+from challenge_client.event_stream import EventStream
 from challenge_client.subscription import Subscription
 from challenge_client.values import (
     CaughtUp,

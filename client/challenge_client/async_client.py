@@ -1,101 +1,35 @@
-"""The client for asyncio. Its twin is `client`; what both do is decided in `calls`."""
+"""The client for asyncio. `client`, its twin for threads, is generated from this module by `make twins`."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import suppress
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
-from weakref import WeakSet
+from typing import Self
 
-import grpc
 import grpc.aio
 
 from challenge_client import calls, inputs
+from challenge_client.async_connection import AsyncConnection
+from challenge_client.async_event_stream import AsyncEventStream
 from challenge_client.async_subscription import AsyncSubscription
+from challenge_client.batches import Batch
 from challenge_client.calls import Call, ItemT, Page, ResultT
-from challenge_client.channels import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, ChannelOptions, channel_options
+from challenge_client.channels import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, ChannelOptions
 from challenge_client.enums import ChallengeStatus
 from challenge_client.errors import ChallengeError
 from challenge_client.inputs import NumberLike
 from challenge_client.resumption import Resumption
-from challenge_client.statuses import cancelled, error_from_rpc
+from challenge_client.retries import Attempts
+from challenge_client.submitting import DEFAULT_CALLS, DEFAULT_CHUNK_SIZE, Submitting
 from challenge_client.values import (
     Challenge,
     ChallengeEvent,
     Decision,
     Limits,
     RecordedTrade,
-    StreamMessage,
     Trade,
     TradeSubmission,
 )
-from propfirm.challenge.v1.challenge_pb2_grpc import ChallengeServiceStub
-
-
-class AsyncEventStream(AsyncIterator[StreamMessage]):
-    """The messages of one `stream_events` call.
-
-    Closing it ends the call, and so does dropping it: a loop over `client.stream_events(…)` that is left early ends the
-    call by itself. To keep the stream in a variable, use it as an async context manager.
-    """
-
-    def __init__(self, open_rpc: Callable[[Call[Any]], Any], call: Call[StreamMessage | None]) -> None:
-        self._open_rpc = open_rpc
-        self._call = call
-        self._rpc: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        if self._loop is not None and not self._closed:
-            # Whatever thread drops the last reference, the call is cancelled on its own loop, unless that has ended.
-            with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._rpc.cancel)
-
-    async def __anext__(self) -> StreamMessage:
-        if self._closed:
-            raise StopAsyncIteration
-        if self._rpc is None:
-            self._rpc = self._open_rpc(self._call)
-            self._loop = asyncio.get_running_loop()
-        while True:
-            response = await self._read()
-            if response is grpc.aio.EOF:
-                await self.aclose()
-                raise StopAsyncIteration
-            message = self._call.decode(response)
-            if message is not None:
-                return message
-
-    async def aclose(self) -> None:
-        """End the call; the iteration is then over. May be called again, and from another task."""
-        self._closed = True
-        if self._rpc is not None:
-            self._rpc.cancel()
-
-    async def _read(self) -> Any:
-        try:
-            return await self._rpc.read()
-        except grpc.RpcError as error:
-            await self.aclose()
-            raise error_from_rpc(error) from error
-        except asyncio.CancelledError:
-            was_closed = self._closed
-            await self.aclose()
-            if _task_is_cancelled():
-                raise
-            if was_closed:
-                return grpc.aio.EOF
-            raise cancelled("the channel was closed during the stream") from None
 
 
 class AsyncChallengeClient:
@@ -104,9 +38,11 @@ class AsyncChallengeClient:
         async with AsyncChallengeClient("challenges.internal:50051") as client:
             challenge = await client.create_challenge(initial_balance="100000")
 
-    It connects with the first call. `timeout_s` is the deadline of a call that names none of its own. `options` are
-    gRPC channel options, put over the SDK's. A `channel` of your own is used instead of `target` and `options`, and
-    stays yours to close.
+    It connects with the first call. `timeout_s` is the deadline of a call that names none of its own. Within it a call
+    is sent again, after a short wait, when the server is away or busy or another writer was in the way; that is safe,
+    for a repetition is answered by what was recorded the first time. `max_attempts` bounds how often it is sent; 1
+    means never again, None as often as the deadline allows. `options` are gRPC channel options, put over the SDK's. A
+    `channel` of your own is used instead of `target` and `options`, and stays yours to close.
 
     Every method raises `TransportError` when the server cannot be reached or the deadline passes, and besides it the
     other subclasses of `ChallengeError` when the server says no. Arguments that no server could accept are `TypeError`
@@ -119,19 +55,12 @@ class AsyncChallengeClient:
         *,
         channel: grpc.aio.Channel | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_attempts: int | None = None,
         options: ChannelOptions = (),
     ) -> None:
-        self._target = target
-        self._given_channel = channel
-        self._timeout_s = timeout_s
-        self._options = channel_options(options)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._own_channel: grpc.aio.Channel | None = None
-        self._stub: Any = None
-        # Older releases of grpc.aio overlook streams when they close a channel.
-        self._streaming: WeakSet[Any] = WeakSet()
-        self._subscriptions: WeakSet[AsyncSubscription] = WeakSet()
-        self._closed = False
+        self._connection = AsyncConnection(target, channel, options)
+        self._timeout_s = inputs.seconds(timeout_s, "timeout_s")
+        self._max_attempts = inputs.attempts(max_attempts, "max_attempts")
 
     async def __aenter__(self) -> Self:
         return self
@@ -143,15 +72,7 @@ class AsyncChallengeClient:
 
     async def close(self) -> None:
         """Close the channel, which ends all calls, streams and subscriptions. May be called again."""
-        self._closed = True
-        for subscription in list(self._subscriptions):
-            await subscription.aclose(cancelled("the client was closed"))
-        self._stub = None
-        channel, self._own_channel = self._own_channel, None
-        if channel is not None:
-            for rpc in list(self._streaming):
-                rpc.cancel()
-            await channel.close()
+        await self._connection.close()
 
     async def create_challenge(
         self,
@@ -213,9 +134,39 @@ class AsyncChallengeClient:
 
         The answers are in that order too: each is a `Decision`, or the `ChallengeError` that `submit_trade` would have
         raised. It is not raised here, because one refused trade never takes another down. More than 500 submissions
-        are a `ValueError`.
+        are a `ValueError`. Trades that could not be executed for the moment are sent again, as in `submit_trades`.
         """
-        return await self._send(calls.submit_batch(submissions), timeout_s)
+        batch = Batch(calls.submit_batch(submissions).submissions, self._attempts(timeout_s))
+        return await self._connection.send_batch(batch)
+
+    def submit_trades(
+        self,
+        submissions: Iterable[TradeSubmission] | AsyncIterable[TradeSubmission],
+        *,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        max_calls: int = DEFAULT_CALLS,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Decision | ChallengeError]:
+        """Decide any number of trades, in calls of `chunk_size`, at most `max_calls` at a time; results as they come.
+
+        The trades of one challenge are decided, and their results given, in the order of `submissions`, for no
+        challenge is ever in two calls at once; between challenges any order is possible. A result is a `Decision`, or
+        the `ChallengeError` that `submit_trade` would have raised; its `request` is the submission. `submissions` is
+        read as calls become free, and may be endless. `chunk_size` is 1 to 500, `max_calls` 1 to 100.
+
+        What passes is sent again within `timeout_s` of its call, and is then answered by what was recorded the first
+        time. When a trade could not be executed nevertheless, nothing after it in its challenge is sent: that is
+        answered by `PredecessorFailedError` with 0 `attempts`, and the other challenges go on. An error of the iterable
+        is raised once everything before it has its result. Leaving the iteration early cancels the calls under way,
+        whose trades may or may not be recorded: to know, send them again.
+        """
+        submitting = Submitting(
+            chunk_size=chunk_size,
+            max_calls=max_calls,
+            timeout_s=self._timeout_s if timeout_s is None else inputs.seconds(timeout_s, "timeout_s"),
+            max_attempts=self._max_attempts,
+        )
+        return self._connection.submit_all(submissions, submitting)
 
     async def get_challenge(
         self, challenge_id: str, *, at_sequence: int | None = None, timeout_s: float | None = None
@@ -314,7 +265,7 @@ class AsyncChallengeClient:
             heartbeat_interval=heartbeat_interval,
             max_events_per_message=max_events_per_message,
         )
-        return AsyncEventStream(self._open, call)
+        return self._connection.stream(call)
 
     def subscribe(
         self,
@@ -355,53 +306,31 @@ class AsyncChallengeClient:
         )
         if give_up_after_s is not None:
             give_up_after_s = inputs.seconds(give_up_after_s, "give_up_after_s")
-        resumption = Resumption(call, give_up_after_s=give_up_after_s)
-        subscription = AsyncSubscription(lambda stream: AsyncEventStream(self._open, stream), resumption)
-        self._subscriptions.add(subscription)
-        return subscription
+        return self._connection.subscription(Resumption(call, give_up_after_s=give_up_after_s))
 
-    async def _send(self, call: Call[ResultT], timeout_s: float | None = None) -> ResultT:
-        method = getattr(self._connected(), call.method)
-        try:
-            response = await method(call.request, timeout=self._timeout_s if timeout_s is None else timeout_s)
-        except grpc.RpcError as error:
-            raise error_from_rpc(error) from error
-        except asyncio.CancelledError:
-            if _task_is_cancelled():
-                raise
-            raise cancelled("the channel was closed during the call") from None
-        return call.decode(response)
+    async def wait_until_closed(self, challenge_id: str, *, timeout_s: float | None = None) -> Challenge:
+        """Wait until a challenge has FAILED or is FUNDED, through every break, and answer it.
 
-    async def _items(self, call: Call[Page[ItemT]]) -> AsyncIterator[ItemT]:
-        following: Call[Page[ItemT]] | None = call
-        while following is not None:
-            page = await self._send(following)
-            for item in page.items:
-                yield item
-            following = page.next
+        Without `timeout_s` it waits for ever. Raises `ChallengeNotFoundError`, and `TransportError` with the code
+        DEADLINE_EXCEEDED when the time has passed and the challenge is still open.
+        """
+        began_s = time.monotonic()
+        challenge = await self.get_challenge(challenge_id, timeout_s=timeout_s)
+        if challenge.status.is_terminal:
+            return challenge
+        call = calls.closing_of(challenge_id)
+        ends_at_s = None if timeout_s is None else began_s + timeout_s
+        async with self._connection.subscription(Resumption(call, ends_at_s=ends_at_s)) as closing:
+            async for _ in closing:
+                break
+        return await self.get_challenge(challenge_id)
 
-    def _open(self, call: Call[Any]) -> Any:
-        rpc = getattr(self._connected(), call.method)(call.request, timeout=call.timeout_s)
-        self._streaming.add(rpc)
-        return rpc
+    async def _send(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
+        return await self._connection.send(call, self._attempts(timeout_s))
 
-    def _connected(self) -> Any:
-        """The stub, made by the first call on the loop that runs it."""
-        if self._closed:
-            raise RuntimeError("this client is closed")
-        loop = asyncio.get_running_loop()
-        if self._stub is None:
-            self._loop = loop
-            channel = self._given_channel
-            if channel is None:
-                channel = self._own_channel = grpc.aio.insecure_channel(self._target, options=self._options)
-            self._stub = ChallengeServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
-        if loop is not self._loop:
-            raise RuntimeError("this client belongs to another event loop: make one client for each loop")
-        return self._stub
+    def _items(self, call: Call[Page[ItemT]]) -> AsyncIterator[ItemT]:
+        return self._connection.items(call, self._timeout_s, self._max_attempts)
 
-
-def _task_is_cancelled() -> bool:
-    """Whether a `CancelledError` is meant for the running task: grpc.aio raises it for a cancelled call, too."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    def _attempts(self, timeout_s: float | None) -> Attempts:
+        given_s = self._timeout_s if timeout_s is None else inputs.seconds(timeout_s, "timeout_s")
+        return Attempts(timeout_s=given_s, max_attempts=self._max_attempts)

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from challenge_client import decoding, encoding, inputs
@@ -45,6 +46,14 @@ class Call(Generic[ResultT]):
     request: Message
     decode: Callable[[Any], ResultT]
     timeout_s: float | None = None
+    submissions: tuple[TradeSubmission, ...] = ()
+
+    @property
+    def about(self) -> Any:
+        """What is asked for, for those who have to explain an error; see `ChallengeError.request`."""
+        if self.method == "SubmitTrade":
+            return self.submissions[0]
+        return self.submissions or MessageToDict(self.request, preserving_proto_field_name=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,12 @@ def create_challenge(
 
 def submit_trade(submission: TradeSubmission) -> Call[Decision]:
     """Decide one trade."""
-    return Call("SubmitTrade", encoding.submission(submission), lambda response: decoding.decision(response.decision))
+    return Call(
+        "SubmitTrade",
+        encoding.submission(submission),
+        lambda response: decoding.decision(response.decision),
+        submissions=(submission,),
+    )
 
 
 def submit_batch(submissions: Iterable[TradeSubmission]) -> Call[list[Decision | ChallengeError]]:
@@ -85,7 +99,12 @@ def submit_batch(submissions: Iterable[TradeSubmission]) -> Call[list[Decision |
     if len(batch) > MAX_BATCH:
         raise ValueError(f"a batch holds at most {MAX_BATCH} submissions; send more in several calls")
     request = pb.BatchSubmitTradesRequest(trades=[encoding.submission(item) for item in batch])
-    return Call("BatchSubmitTrades", request, lambda response: [decoding.trade_result(r) for r in response.results])
+    return Call(
+        "BatchSubmitTrades",
+        request,
+        lambda response: [decoding.trade_result(r) for r in response.results],
+        submissions=tuple(batch),
+    )
 
 
 def get_challenge(challenge_id: str, *, at_sequence: int | None) -> Call[Challenge]:
@@ -176,6 +195,20 @@ def stream_events(
         max_events_per_message=inputs.whole(max_events_per_message, "max_events_per_message", inputs.INT32_MAX),
     )
     return Call("StreamEvents", request, decoding.stream_message)
+
+
+def closing_of(challenge_id: str) -> Call[StreamMessage | None]:
+    """Follow one challenge until it has ended."""
+    return stream_events(
+        challenge_ids=[challenge_id],
+        new_statuses=[ChallengeStatus.FAILED, ChallengeStatus.FUNDED],
+        after_cursor=None,
+        after_position=None,
+        from_beginning=True,
+        from_now=False,
+        heartbeat_interval=None,
+        max_events_per_message=1,
+    )
 
 
 def resumed(

@@ -1,22 +1,25 @@
-"""The client for threads. Its twin is `async_client`; what both do is decided in `calls`."""
+"""The client for threads, generated from `async_client` by `make twins`: change that one."""
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
-from weakref import WeakSet
+from typing import Self
 
 import grpc
 
 from challenge_client import calls, inputs
+from challenge_client.batches import Batch
 from challenge_client.calls import Call, ItemT, Page, ResultT
-from challenge_client.channels import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, ChannelOptions, channel_options
+from challenge_client.channels import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, ChannelOptions
+from challenge_client.connection import Connection
 from challenge_client.enums import ChallengeStatus
 from challenge_client.errors import ChallengeError
+from challenge_client.event_stream import EventStream
 from challenge_client.inputs import NumberLike
 from challenge_client.resumption import Resumption
-from challenge_client.statuses import cancelled, error_from_rpc
+from challenge_client.retries import Attempts
+from challenge_client.submitting import DEFAULT_CALLS, DEFAULT_CHUNK_SIZE, Submitting
 from challenge_client.subscription import Subscription
 from challenge_client.values import (
     Challenge,
@@ -24,65 +27,9 @@ from challenge_client.values import (
     Decision,
     Limits,
     RecordedTrade,
-    StreamMessage,
     Trade,
     TradeSubmission,
 )
-from propfirm.challenge.v1.challenge_pb2_grpc import ChallengeServiceStub
-
-
-class EventStream(Iterator[StreamMessage]):
-    """The messages of one `stream_events` call.
-
-    Closing it ends the call, and so does dropping it: a loop over `client.stream_events(…)` that is left early ends the
-    call by itself. To keep the stream in a variable, use it as a context manager.
-    """
-
-    def __init__(self, open_rpc: Callable[[Call[Any]], Any], call: Call[StreamMessage | None]) -> None:
-        self._open_rpc = open_rpc
-        self._call = call
-        self._lock = threading.Lock()
-        self._rpc: Any = None
-        self._closed = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def __next__(self) -> StreamMessage:
-        with self._lock:
-            if self._closed:
-                raise StopIteration
-            if self._rpc is None:
-                self._rpc = self._open_rpc(self._call)
-        while True:
-            try:
-                response = next(self._rpc)
-            except StopIteration:
-                self.close()
-                raise
-            except grpc.RpcError as error:
-                if self._closed:
-                    raise StopIteration from None
-                self.close()
-                raise error_from_rpc(error) from error
-            message = self._call.decode(response)
-            if message is not None:
-                return message
-
-    def close(self) -> None:
-        """End the call; the iteration is then over. May be called again, and from another thread."""
-        with self._lock:
-            self._closed = True
-        if self._rpc is not None:
-            self._rpc.cancel()
 
 
 class ChallengeClient:
@@ -91,9 +38,11 @@ class ChallengeClient:
         with ChallengeClient("challenges.internal:50051") as client:
             challenge = client.create_challenge(initial_balance="100000")
 
-    It connects with the first call. `timeout_s` is the deadline of a call that names none of its own. `options` are
-    gRPC channel options, put over the SDK's. A `channel` of your own is used instead of `target` and `options`, and
-    stays yours to close.
+    It connects with the first call. `timeout_s` is the deadline of a call that names none of its own. Within it a call
+    is sent again, after a short wait, when the server is away or busy or another writer was in the way; that is safe,
+    for a repetition is answered by what was recorded the first time. `max_attempts` bounds how often it is sent; 1
+    means never again, None as often as the deadline allows. `options` are gRPC channel options, put over the SDK's. A
+    `channel` of your own is used instead of `target` and `options`, and stays yours to close.
 
     Every method raises `TransportError` when the server cannot be reached or the deadline passes, and besides it the
     other subclasses of `ChallengeError` when the server says no. Arguments that no server could accept are `TypeError`
@@ -106,17 +55,12 @@ class ChallengeClient:
         *,
         channel: grpc.Channel | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_attempts: int | None = None,
         options: ChannelOptions = (),
     ) -> None:
-        self._target = target
-        self._given_channel = channel
-        self._timeout_s = timeout_s
-        self._options = channel_options(options)
-        self._lock = threading.Lock()
-        self._own_channel: grpc.Channel | None = None
-        self._stub: Any = None
-        self._subscriptions: WeakSet[Subscription] = WeakSet()
-        self._closed = False
+        self._connection = Connection(target, channel, options)
+        self._timeout_s = inputs.seconds(timeout_s, "timeout_s")
+        self._max_attempts = inputs.attempts(max_attempts, "max_attempts")
 
     def __enter__(self) -> Self:
         return self
@@ -128,16 +72,7 @@ class ChallengeClient:
 
     def close(self) -> None:
         """Close the channel, which ends all calls, streams and subscriptions. May be called again."""
-        with self._lock:
-            self._closed = True
-            subscriptions = list(self._subscriptions)
-        for subscription in subscriptions:
-            subscription.close(cancelled("the client was closed"))
-        with self._lock:
-            self._stub = None
-            channel, self._own_channel = self._own_channel, None
-        if channel is not None:
-            channel.close()
+        self._connection.close()
 
     def create_challenge(
         self,
@@ -199,9 +134,39 @@ class ChallengeClient:
 
         The answers are in that order too: each is a `Decision`, or the `ChallengeError` that `submit_trade` would have
         raised. It is not raised here, because one refused trade never takes another down. More than 500 submissions
-        are a `ValueError`.
+        are a `ValueError`. Trades that could not be executed for the moment are sent again, as in `submit_trades`.
         """
-        return self._send(calls.submit_batch(submissions), timeout_s)
+        batch = Batch(calls.submit_batch(submissions).submissions, self._attempts(timeout_s))
+        return self._connection.send_batch(batch)
+
+    def submit_trades(
+        self,
+        submissions: Iterable[TradeSubmission],
+        *,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        max_calls: int = DEFAULT_CALLS,
+        timeout_s: float | None = None,
+    ) -> Iterator[Decision | ChallengeError]:
+        """Decide any number of trades, in calls of `chunk_size`, at most `max_calls` at a time; results as they come.
+
+        The trades of one challenge are decided, and their results given, in the order of `submissions`, for no
+        challenge is ever in two calls at once; between challenges any order is possible. A result is a `Decision`, or
+        the `ChallengeError` that `submit_trade` would have raised; its `request` is the submission. `submissions` is
+        read as calls become free, and may be endless. `chunk_size` is 1 to 500, `max_calls` 1 to 100.
+
+        What passes is sent again within `timeout_s` of its call, and is then answered by what was recorded the first
+        time. When a trade could not be executed nevertheless, nothing after it in its challenge is sent: that is
+        answered by `PredecessorFailedError` with 0 `attempts`, and the other challenges go on. An error of the iterable
+        is raised once everything before it has its result. Leaving the iteration early cancels the calls under way,
+        whose trades may or may not be recorded: to know, send them again.
+        """
+        submitting = Submitting(
+            chunk_size=chunk_size,
+            max_calls=max_calls,
+            timeout_s=self._timeout_s if timeout_s is None else inputs.seconds(timeout_s, "timeout_s"),
+            max_attempts=self._max_attempts,
+        )
+        return self._connection.submit_all(submissions, submitting)
 
     def get_challenge(
         self, challenge_id: str, *, at_sequence: int | None = None, timeout_s: float | None = None
@@ -300,7 +265,7 @@ class ChallengeClient:
             heartbeat_interval=heartbeat_interval,
             max_events_per_message=max_events_per_message,
         )
-        return EventStream(self._open, call)
+        return self._connection.stream(call)
 
     def subscribe(
         self,
@@ -341,38 +306,31 @@ class ChallengeClient:
         )
         if give_up_after_s is not None:
             give_up_after_s = inputs.seconds(give_up_after_s, "give_up_after_s")
-        resumption = Resumption(call, give_up_after_s=give_up_after_s)
-        subscription = Subscription(lambda stream: EventStream(self._open, stream), resumption)
-        with self._lock:
-            self._subscriptions.add(subscription)
-        return subscription
+        return self._connection.subscription(Resumption(call, give_up_after_s=give_up_after_s))
 
-    def _send(self, call: Call[ResultT], timeout_s: float | None = None) -> ResultT:
-        method = getattr(self._connected(), call.method)
-        try:
-            response = method(call.request, timeout=self._timeout_s if timeout_s is None else timeout_s)
-        except grpc.RpcError as error:
-            raise error_from_rpc(error) from error
-        return call.decode(response)
+    def wait_until_closed(self, challenge_id: str, *, timeout_s: float | None = None) -> Challenge:
+        """Wait until a challenge has FAILED or is FUNDED, through every break, and answer it.
+
+        Without `timeout_s` it waits for ever. Raises `ChallengeNotFoundError`, and `TransportError` with the code
+        DEADLINE_EXCEEDED when the time has passed and the challenge is still open.
+        """
+        began_s = time.monotonic()
+        challenge = self.get_challenge(challenge_id, timeout_s=timeout_s)
+        if challenge.status.is_terminal:
+            return challenge
+        call = calls.closing_of(challenge_id)
+        ends_at_s = None if timeout_s is None else began_s + timeout_s
+        with self._connection.subscription(Resumption(call, ends_at_s=ends_at_s)) as closing:
+            for _ in closing:
+                break
+        return self.get_challenge(challenge_id)
+
+    def _send(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
+        return self._connection.send(call, self._attempts(timeout_s))
 
     def _items(self, call: Call[Page[ItemT]]) -> Iterator[ItemT]:
-        following: Call[Page[ItemT]] | None = call
-        while following is not None:
-            page = self._send(following)
-            yield from page.items
-            following = page.next
+        return self._connection.items(call, self._timeout_s, self._max_attempts)
 
-    def _open(self, call: Call[Any]) -> Any:
-        return getattr(self._connected(), call.method)(call.request, timeout=call.timeout_s)
-
-    def _connected(self) -> Any:
-        """The stub, made by the first call."""
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("this client is closed")
-            if self._stub is None:
-                channel = self._given_channel
-                if channel is None:
-                    channel = self._own_channel = grpc.insecure_channel(self._target, options=self._options)
-                self._stub = ChallengeServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
-            return self._stub
+    def _attempts(self, timeout_s: float | None) -> Attempts:
+        given_s = self._timeout_s if timeout_s is None else inputs.seconds(timeout_s, "timeout_s")
+        return Attempts(timeout_s=given_s, max_attempts=self._max_attempts)

@@ -89,6 +89,13 @@ def seconds(value: float, field: str) -> float:
     return float(value)
 
 
+def attempts(value: int | None, field: str) -> int | None:
+    """How often something may be tried, at least once; None: without a limit."""
+    if value is not None and whole(value, field) < 1:
+        raise ValueError(f"{field} must be at least 1, or None for no limit; got {value}")
+    return value
+
+
 def labels(value: Mapping[str, str] | None, field: str = "labels") -> dict[str, str]:
     """Labels, a mapping of str to str."""
     if value is None:

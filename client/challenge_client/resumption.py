@@ -65,7 +65,10 @@ _Stream = Call[StreamMessage | None]
 
 
 class Resumption:
-    """The state of one subscription. Times are seconds of any clock that only goes forward."""
+    """The state of one subscription. Times are seconds of any clock that only goes forward.
+
+    `give_up_after_s` bounds the trouble, `ends_at_s` the whole: at that time it is over with DEADLINE_EXCEEDED.
+    """
 
     cursor: str | None
     """Stands after all that the caller has finished with; None before there is one."""
@@ -76,12 +79,15 @@ class Resumption:
     last_error: ChallengeError | None
     """What broke the stream; None once a message has come again."""
 
-    def __init__(self, stream: _Stream, *, give_up_after_s: float | None) -> None:
+    def __init__(
+        self, stream: _Stream, *, give_up_after_s: float | None = None, ends_at_s: float | None = None
+    ) -> None:
         request = stream.request
         assert isinstance(request, pb.StreamEventsRequest)
         start = request.WhichOneof("start")
         self._stream = stream
         self._give_up_after_s = give_up_after_s
+        self._ends_at_s = ends_at_s
         heartbeat = request.heartbeat_interval
         heartbeat_s = heartbeat.ToTimedelta().total_seconds() if request.HasField("heartbeat_interval") else None
         self._silence_s = SILENCE_FACTOR * (heartbeat_s or DEFAULT_HEARTBEAT_S) + SILENCE_MARGIN_S
@@ -106,6 +112,8 @@ class Resumption:
         if self._give_up_after_s is not None and self._trouble_since_s is not None:
             left_s = self._trouble_since_s + self._give_up_after_s - now_s
             timeout_s = min(timeout_s, max(left_s, MIN_CALL_S))
+        if self._ends_at_s is not None:
+            timeout_s = min(timeout_s, max(0.0, self._ends_at_s - now_s))
         self._called_at_s, self._timeout_s = now_s, timeout_s
         self._has_spoken = False
         self.caught_up &= self._is_renewal
@@ -170,6 +178,8 @@ class Resumption:
         """
         if error is None:
             error = TransportError("the server ended the stream", code=grpc.StatusCode.UNAVAILABLE)
+        if self._ends_at_s is not None and now_s >= self._ends_at_s:
+            raise TransportError("the time to wait has passed", code=grpc.StatusCode.DEADLINE_EXCEEDED) from error
         if error.code not in PASSING and not isinstance(error, OverloadedError):
             raise error
         lasted_s = now_s - self._called_at_s
@@ -198,6 +208,8 @@ class Resumption:
             if left_s <= 0:
                 raise error
             delay_s = min(delay_s, left_s)
+        if self._ends_at_s is not None:
+            delay_s = min(delay_s, self._ends_at_s - now_s)
         return delay_s
 
     def _delivery_of(self, message: StreamMessage) -> Delivery | None:

@@ -88,7 +88,7 @@ class ThreadedClient:
             return lambda **named: ThreadedStream(method(**named))
         if name == "subscribe":
             return lambda **named: ThreadedSubscription(method(**named))
-        if name.startswith("list_"):
+        if name.startswith("list_") or name == "submit_trades":
             return lambda *arguments, **named: _threaded(method(*arguments, **named))
 
         async def call(*arguments: Any, **named: Any) -> Any:

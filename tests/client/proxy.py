@@ -8,7 +8,10 @@ CHUNK_BYTES = 65_536
 
 
 class Proxy:
-    """Listens on a port of its own and passes bytes on. While `flowing` is not set, it holds them back, both ways."""
+    """Listens on a port of its own and passes bytes on.
+
+    While `flowing` is not set it holds them back, both ways; while `answering` is not, those of the server alone.
+    """
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -16,6 +19,8 @@ class Proxy:
         self.connections = 0
         self.flowing = asyncio.Event()
         self.flowing.set()
+        self.answering = asyncio.Event()
+        self.answering.set()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -57,8 +62,8 @@ class Proxy:
                 writers.append(back)
                 self._writers.update(writers)
                 async with asyncio.TaskGroup() as both:
-                    both.create_task(self._pump(reader, back, writers))
-                    both.create_task(self._pump(there, writer, writers))
+                    both.create_task(self._pump(reader, back, writers, self.flowing))
+                    both.create_task(self._pump(there, writer, writers, self.flowing, self.answering))
         except asyncio.CancelledError:
             pass
         finally:
@@ -68,11 +73,16 @@ class Proxy:
             self._tasks.discard(task)
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, both: list[asyncio.StreamWriter]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        both: list[asyncio.StreamWriter],
+        *open_gates: asyncio.Event,
     ) -> None:
         with contextlib.suppress(OSError):
             while chunk := await reader.read(CHUNK_BYTES):
-                await self.flowing.wait()
+                for gate in open_gates:
+                    await gate.wait()
                 writer.write(chunk)
                 await writer.drain()
         for each in both:

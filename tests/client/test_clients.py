@@ -467,10 +467,11 @@ class TestErrors:
     async def test_a_server_that_is_away_is_a_transport_error(self, make_client):
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
-            async with make_client(f"127.0.0.1:{unused.getsockname()[1]}") as client:
+            async with make_client(f"127.0.0.1:{unused.getsockname()[1]}", timeout_s=0.5) as client:
                 with pytest.raises(sdk.TransportError) as raised:
                     await client.get_challenge(str(uuid.uuid4()))
                 assert raised.value.code is grpc.StatusCode.UNAVAILABLE
+                assert raised.value.attempts > 1
                 with pytest.raises(sdk.TransportError):
                     await anext(client.stream_events(from_now=True))
 

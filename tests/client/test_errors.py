@@ -140,7 +140,7 @@ def test_errors_survive_pickle_and_copy_and_show_themselves(kind):
         assert type(again) is kind
         assert vars(again) == vars(error)
         assert (again.reason, str(again), repr(again)) == (error.reason, str(error), repr(error))
-    assert str(error) == f"{error.reason}: what happened"
+    assert str(error) == f"{error.reason}: what happened" + (f". {kind.advice}" if kind.advice else "")
     assert repr(error).startswith(f"{kind.__name__}('what happened', reason='{error.reason}', code=ABORTED")
     assert "'a': 'b'" in repr(error)
 

@@ -22,7 +22,7 @@ SOURCES = sorted(Path(challenge_client.__file__).parent.glob("*.py"))
 ALLOWED = sys.stdlib_module_names | {"grpc", "google", "propfirm", "challenge_rules", "challenge_client"}
 METHODS = (
     "close create_challenge get_challenge list_challenges list_events list_trades stream_events submit_batch"
-    " submit_trade subscribe".split()
+    " submit_trade submit_trades subscribe wait_until_closed".split()
 )
 NAMES = """AsyncChallengeClient AsyncEventStream AsyncSubscription CaughtUp Challenge ChallengeArchivedError
     ChallengeClient ChallengeError ChallengeEvent ChallengeExistsError ChallengeNotFoundError ChallengeStatus
@@ -52,7 +52,7 @@ def test_both_clients_take_the_same_arguments_and_say_the_same_about_them(name):
     sync, asynchronous = getattr(ChallengeClient, name), getattr(AsyncChallengeClient, name)
     parameters, twins = (inspect.signature(method).parameters for method in (sync, asynchronous))
     assert list(parameters) == list(twins)
-    for parameter in set(parameters) - {"channel"}:
+    for parameter in set(parameters) - {"channel", "submissions"}:
         assert parameters[parameter] == twins[parameter]
     assert inspect.getdoc(sync) == inspect.getdoc(asynchronous)
 
@@ -60,7 +60,7 @@ def test_both_clients_take_the_same_arguments_and_say_the_same_about_them(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_what_waits_is_a_coroutine_in_the_async_client_alone(name):
     assert not inspect.iscoroutinefunction(getattr(ChallengeClient, name))
-    lazy = name.startswith("list_") or name in {"stream_events", "subscribe"}
+    lazy = name.startswith("list_") or name in {"stream_events", "submit_trades", "subscribe"}
     assert inspect.iscoroutinefunction(getattr(AsyncChallengeClient, name)) is not lazy
 
 

@@ -10,7 +10,16 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc._cython import cygrpc
 
-from challenge_client import CaughtUp, ChallengeClient, DrainingError, EventMessage, OverloadedError, TransportError
+from challenge_client import (
+    CaughtUp,
+    ChallengeClient,
+    DrainingError,
+    EventMessage,
+    SequenceMismatchError,
+    SequenceNotFoundError,
+    TransportError,
+    WriteConflictError,
+)
 from challenge_client.channels import DEFAULT_OPTIONS, MAX_RECEIVE_BYTES, PING_INTERVAL_MS, channel_options
 from challenge_client.statuses import DETAILS_KEY, DOMAIN
 from propfirm.challenge.v1 import challenge_pb2 as pb
@@ -87,14 +96,52 @@ def test_a_bad_argument_of_a_list_is_found_before_the_first_item_is_asked_for(cl
         client.list_challenges(statuses="FAILED")
 
 
-def test_an_error_is_typed_and_keeps_its_cause(channel, client, thread):
-    future = thread.submit(client.get_challenge, "id")
-    _, _, rpc = channel.take_unary_unary(METHODS["GetChallenge"])
-    rpc.terminate(None, details("OVERLOADED"), grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
-    with pytest.raises(OverloadedError, match="full") as raised:
+def refuse(channel, method, reason, code):
+    _, request, rpc = channel.take_unary_unary(METHODS[method])
+    rpc.terminate(None, details(reason), code, "no")
+    return request
+
+
+def test_an_error_is_typed_says_what_was_sent_and_keeps_its_cause(channel, client, thread):
+    future = thread.submit(client.get_challenge, "id", at_sequence=7)
+    refuse(channel, "GetChallenge", "SEQUENCE_NOT_FOUND", grpc.StatusCode.NOT_FOUND)
+    with pytest.raises(SequenceNotFoundError, match="no") as raised:
         future.result()
-    assert isinstance(raised.value.__cause__, grpc.RpcError)
-    assert raised.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    error = raised.value
+    assert isinstance(error.__cause__, grpc.RpcError)
+    assert (error.code, error.method, error.attempts) == (grpc.StatusCode.NOT_FOUND, "GetChallenge", 1)
+    assert error.request == {"challenge_id": "id", "at_sequence": "7"}
+
+
+def test_what_passes_is_sent_again_as_it_was(channel, client, thread):
+    """A challenge without an id of the caller's is made once, for its id is minted before the first attempt."""
+    future = thread.submit(client.create_challenge, initial_balance="100000")
+    sent = [
+        refuse(channel, "CreateChallenge", "DATABASE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE),
+        refuse(channel, "CreateChallenge", "OUTCOME_UNKNOWN", grpc.StatusCode.UNAVAILABLE),
+        refuse(channel, "CreateChallenge", "OVERLOADED", grpc.StatusCode.RESOURCE_EXHAUSTED),
+        answer(channel, "CreateChallenge", pb.CreateChallengeResponse(challenge=messages.challenge())),
+    ]
+    assert future.result().challenge_id
+    assert all(request == sent[0] and request.challenge_id for request in sent)
+
+
+def test_it_is_sent_as_often_as_the_client_was_told(channel, thread):
+    with ChallengeClient(channel=channel, max_attempts=2) as client:
+        future = thread.submit(client.get_challenge, "id")
+        for _ in range(2):
+            refuse(channel, "GetChallenge", "WRITE_CONFLICT", grpc.StatusCode.ABORTED)
+        with pytest.raises(WriteConflictError, match=r"no \(after 2 attempts\)\. Nothing was written") as raised:
+            future.result()
+        assert raised.value.attempts == 2
+
+
+def test_a_wrong_expected_sequence_is_never_sent_again(channel, client, thread):
+    future = thread.submit(client.get_challenge, "id")
+    refuse(channel, "GetChallenge", "SEQUENCE_MISMATCH", grpc.StatusCode.ABORTED)
+    with pytest.raises(SequenceMismatchError) as raised:
+        future.result()
+    assert raised.value.attempts == 1
 
 
 def test_a_status_without_details_is_a_transport_error(channel, client, thread):
