@@ -41,6 +41,7 @@ from challenge_client.errors import (
 )
 from challenge_client.event_stream import EventStream
 from challenge_client.subscription import Subscription
+from challenge_client.ties import spread_ties
 from challenge_client.values import (
     CaughtUp,
     Challenge,
@@ -108,4 +109,5 @@ __all__ = [
     "TransportError",
     "ValidationFailedError",
     "WriteConflictError",
+    "spread_ties",
 ]

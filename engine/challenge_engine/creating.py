@@ -4,14 +4,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import fields
 
 from challenge_engine import queries, rows
 from challenge_engine.backoff import MAX_ATTEMPTS, RETRY_AFTER_S, back_off
 from challenge_engine.database import CONFLICTS, UNAVAILABLE, Connection, Database, brief
-from challenge_rules import ChallengeEngine, ChallengeEvent, ChallengeState, ChallengeTerms, Limits
+from challenge_rules import ChallengeEngine, ChallengeEvent, ChallengeState, ChallengeTerms
+from challenge_rules.engine import check_same_terms
 from challenge_rules.errors import (
-    ChallengeExistsError,
     DatabaseUnavailableError,
     OutcomeUnknownError,
     OverloadedError,
@@ -106,23 +105,5 @@ async def _existing(connection: Connection, asked: ChallengeTerms) -> ChallengeS
     row = await cursor.fetchone()
     assert row is not None
     existing = rows.challenge_from_row(row)
-    before, now = existing.terms, asked
-    differing = [
-        name
-        for name, differs in (
-            ("initial_balance", before.initial_balance != now.initial_balance),
-            *(
-                (f"limits.{limit.name}", getattr(before.limits, limit.name) != getattr(now.limits, limit.name))
-                for limit in fields(Limits)
-            ),
-            ("currency_code", before.currency_code != now.currency_code),
-            ("labels", before.labels != now.labels),
-        )
-        if differs
-    ]
-    if differing:
-        raise ChallengeExistsError(
-            f"challenge {asked.challenge_id} exists with another {' and '.join(differing)}",
-            differing_fields=",".join(differing),
-        )
+    check_same_terms(existing.terms, asked)
     return existing

@@ -2,23 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from challenge_rules import ChallengeError, Decision, Trade
+from challenge_rules import ChallengeError, Decision, TradeSubmission
 from challenge_rules.errors import PredecessorFailedError
 
 Answer = Decision | ChallengeError
 """What becomes of one trade: a decision, or the error that refuses it."""
-
-
-@dataclass(frozen=True, slots=True)
-class TradeSubmission:
-    """A valid trade for a challenge that may or may not exist."""
-
-    challenge_id: str
-    trade: Trade
-    expected_sequence: int | None = None
-    validate_only: bool = False
 
 
 class Call:

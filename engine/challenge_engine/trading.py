@@ -16,7 +16,7 @@ from challenge_engine.deciding import Decided, GroupDecider
 from challenge_engine.event_bus import EventBus
 from challenge_engine.internal_errors import log_internal
 from challenge_engine.remembered import RememberedStates
-from challenge_engine.submissions import Answer, Call, TradeSubmission, WaitingTrade
+from challenge_engine.submissions import Answer, Call, WaitingTrade
 from challenge_engine.waiting import Group, WaitingTrades
 from challenge_engine.writer import CommitLostError, GroupWriter, VersionMovedError
 from challenge_rules import (
@@ -25,6 +25,7 @@ from challenge_rules import (
     ChallengeState,
     ChallengeTerms,
     Decision,
+    TradeSubmission,
 )
 from challenge_rules.errors import (
     DatabaseUnavailableError,

@@ -3,7 +3,7 @@
 Standard library only, and no I/O, no clock, no randomness: the same input gives the same verdict on every machine.
 """
 
-from challenge_rules.challenge import ChallengeState, ChallengeTerms, Decision, RecordedTrade, Trade
+from challenge_rules.challenge import ChallengeState, ChallengeTerms, Decision, RecordedTrade, Trade, TradeSubmission
 from challenge_rules.engine import ChallengeEngine, Outcome
 from challenge_rules.errors import ChallengeError, ErrorReason
 from challenge_rules.events import ChallengeEvent, EventType
@@ -29,4 +29,5 @@ __all__ = [
     "Rule",
     "RuleEvaluation",
     "Trade",
+    "TradeSubmission",
 ]

@@ -64,6 +64,16 @@ class Trade:
 
 
 @dataclass(frozen=True, slots=True)
+class TradeSubmission:
+    """A valid trade for a challenge that may or may not exist."""
+
+    challenge_id: str
+    trade: Trade
+    expected_sequence: int | None = None
+    validate_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What was decided on one trade, and why. `recorded_at` is None for a decision that was only validated."""
 

@@ -3,11 +3,12 @@
 Live traffic, dry runs, replay and proofs all call this code, so that they cannot disagree.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from challenge_rules import errors
 from challenge_rules.challenge import ChallengeState, ChallengeTerms, Decision, RecordedTrade, Trade
 from challenge_rules.events import ChallengeEvent, EventType
+from challenge_rules.limits import Limits
 from challenge_rules.money import MAX_AMOUNT
 from challenge_rules.rules import ChallengeRulesEngine, Evidence, Rule
 from challenge_rules.status import ChallengeStatus
@@ -193,6 +194,31 @@ def replay(recorded: RecordedTrade, trade: Trade) -> Decision:
             differing_fields=",".join(differing),
         )
     return replace(recorded.decision, replayed=True)
+
+
+def check_same_terms(existing: ChallengeTerms, asked: ChallengeTerms) -> None:
+    """Whether a challenge may be answered for one asked for again; `ChallengeExistsError` names what differs.
+
+    Compared without `created_at` and `rules_version`, which the caller does not choose.
+    """
+    differing = [
+        name
+        for name, differs in (
+            ("initial_balance", existing.initial_balance != asked.initial_balance),
+            *(
+                (f"limits.{limit.name}", getattr(existing.limits, limit.name) != getattr(asked.limits, limit.name))
+                for limit in fields(Limits)
+            ),
+            ("currency_code", existing.currency_code != asked.currency_code),
+            ("labels", existing.labels != asked.labels),
+        )
+        if differs
+    ]
+    if differing:
+        raise errors.ChallengeExistsError(
+            f"challenge {asked.challenge_id} exists with another {' and '.join(differing)}",
+            differing_fields=",".join(differing),
+        )
 
 
 def _status_changes(before: ChallengeState, decision: Decision) -> tuple[ChallengeEvent, ...]:

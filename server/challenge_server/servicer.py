@@ -7,14 +7,15 @@ from contextlib import aclosing
 from challenge_engine.event_log import BEGINNING, Cursors, EventFilter, EventLog, Place
 from challenge_engine.event_tail import EventTail
 from challenge_engine.ids import uuid7
-from challenge_engine.reading import ChallengeReader, view
-from challenge_engine.submissions import Answer, TradeSubmission
+from challenge_engine.reading import ChallengeReader, ChallengeView, view
+from challenge_engine.submissions import Answer
 from challenge_engine.trading import TradingService
-from challenge_rules import ChallengeError
+from challenge_rules import ChallengeError, TradeSubmission
 from challenge_rules.errors import DrainingError, FieldViolation, ValidationError
 from challenge_rules.validation import FieldChecks
-from challenge_server import statuses, wire
+from challenge_server import wire
 from challenge_server.event_encoding import EventEncoder
+from challenge_wire import messages, statuses
 from propfirm.challenge.v1 import challenge_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -45,25 +46,25 @@ class ChallengeServicer:
     async def CreateChallenge(self, request: pb.CreateChallengeRequest) -> pb.CreateChallengeResponse:
         """Make a challenge."""
         now = self._clock()
-        terms = wire.terms_from(request, new_id=uuid7(now), now=now)
+        terms = messages.terms_from(request, new_id=uuid7(now), now=now)
         state, replayed = await self._trading.create_challenge(terms)
-        return pb.CreateChallengeResponse(challenge=wire.challenge_to(view(state)), replayed=replayed)
+        return pb.CreateChallengeResponse(challenge=_challenge_to(view(state)), replayed=replayed)
 
     async def SubmitTrade(self, request: pb.SubmitTradeRequest) -> pb.SubmitTradeResponse:
         """Decide one trade."""
         try:
-            decision = await self._trading.submit(wire.submission_from(request))
+            decision = await self._trading.submit(messages.submission_from(request))
         except ChallengeError as error:
             _log_refused(request, error)
             raise
         response = pb.SubmitTradeResponse()
-        wire.fill_decision(response.decision, decision)
+        messages.fill_decision(response.decision, decision)
         return response
 
     async def BatchSubmitTrades(self, request: pb.BatchSubmitTradesRequest) -> pb.BatchSubmitTradesResponse:
         """Decide many trades; a bad one is one rejection."""
         checks = FieldChecks()
-        checks.at_most(len(request.trades), wire.MAX_BATCH, "trades")
+        checks.at_most(len(request.trades), messages.MAX_BATCH, "trades")
         checks.raise_if_any()
         read = [_read_submission(trade, f"trades[{index}].") for index, trade in enumerate(request.trades)]
         answers = iter(await self._trading.submit_batch([item for item in read if isinstance(item, TradeSubmission)]))
@@ -74,7 +75,7 @@ class ChallengeServicer:
                 _log_refused(trade, answer)
                 response.results.add(rejection=statuses.to_rejection(answer))
             else:
-                wire.fill_decision(response.results.add().decision, answer)
+                messages.fill_decision(response.results.add().decision, answer)
         return response
 
     async def GetChallenge(self, request: pb.GetChallengeRequest) -> pb.GetChallengeResponse:
@@ -85,16 +86,16 @@ class ChallengeServicer:
         if request.HasField("at_sequence"):
             at_sequence = checks.not_negative(request.at_sequence, "at_sequence")
         checks.raise_if_any()
-        return pb.GetChallengeResponse(challenge=wire.challenge_to(await self._reader.get(challenge_id, at_sequence)))
+        return pb.GetChallengeResponse(challenge=_challenge_to(await self._reader.get(challenge_id, at_sequence)))
 
     async def ListChallenges(self, request: pb.ListChallengesRequest) -> pb.ListChallengesResponse:
         """List challenges."""
         checks = FieldChecks()
         wanted = wire.challenge_filter_from(request, checks)
-        limit = wire.page_size_from(request.page_size, checks)
+        limit = messages.page_size_from(request.page_size, checks)
         checks.raise_if_any()
         views, token = await self._reader.list_challenges(wanted, limit=limit, page_token=request.page_token)
-        return pb.ListChallengesResponse(challenges=map(wire.challenge_to, views), next_page_token=token)
+        return pb.ListChallengesResponse(challenges=map(_challenge_to, views), next_page_token=token)
 
     async def ListTrades(self, request: pb.ListTradesRequest) -> pb.ListTradesResponse:
         """List the trades of a challenge."""
@@ -102,20 +103,20 @@ class ChallengeServicer:
         challenge_id = checks.challenge_id(request.challenge_id)
         first = checks.not_negative(request.from_sequence, "from_sequence")
         last = checks.not_negative(request.to_sequence, "to_sequence")
-        limit = wire.page_size_from(request.page_size, checks)
+        limit = messages.page_size_from(request.page_size, checks)
         checks.raise_if_any()
         trades, token = await self._reader.list_trades(
             challenge_id, first=first, last=last, limit=limit, page_token=request.page_token
         )
-        return pb.ListTradesResponse(trades=map(wire.recorded_trade_to, trades), next_page_token=token)
+        return pb.ListTradesResponse(trades=map(messages.recorded_trade_to, trades), next_page_token=token)
 
     async def ListEvents(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
         """List events by position."""
         checks = FieldChecks()
         challenge_ids = (checks.challenge_id(request.challenge_id),) if request.challenge_id else ()
-        wanted = EventFilter(challenge_ids, wire.event_filter_from((), request.new_statuses, checks).new_statuses)
+        wanted = EventFilter(challenge_ids, messages.statuses_from(request.new_statuses, "new_statuses", checks))
         after = checks.not_negative(request.after_position, "after_position")
-        limit = wire.page_size_from(request.page_size, checks)
+        limit = messages.page_size_from(request.page_size, checks)
         checks.raise_if_any()
         page, token = await self._log.page(wanted, after=after, limit=limit, page_token=request.page_token)
         return pb.ListEventsResponse(events=map(wire.event_to, page.events), next_page_token=token)
@@ -123,14 +124,10 @@ class ChallengeServicer:
     async def StreamEvents(self, request: pb.StreamEventsRequest) -> AsyncGenerator[bytes]:
         """Follow events; ends with a heartbeat and DRAINING when the server stops. The messages come encoded."""
         checks = FieldChecks()
-        wanted = wire.event_filter_from(request.challenge_ids, request.new_statuses, checks)
-        heartbeat_s = wire.heartbeat_from(request, checks)
-        events_per_message = wire.events_per_message_from(request.max_events_per_message, checks)
-        start = request.WhichOneof("start")
-        if start is None:
-            checks.refuse("start", "must be one of after_cursor, after_position, from_beginning, from_now")
-        if start == "after_cursor" and not request.after_cursor:
-            checks.refuse("after_cursor", "must not be empty; use from_beginning or from_now to start without one")
+        wanted = EventFilter(*messages.event_filter_from(request.challenge_ids, request.new_statuses, checks))
+        heartbeat_s = messages.heartbeat_from(request, checks)
+        events_per_message = messages.events_per_message_from(request.max_events_per_message, checks)
+        start = messages.start_from(request, checks)
         checks.raise_if_any()
         async with self._tail.starting():
             if self.draining:
@@ -169,9 +166,13 @@ class ChallengeServicer:
         return place
 
 
+def _challenge_to(shown: ChallengeView) -> pb.Challenge:
+    return messages.challenge_to(shown.state, shown.evaluations)
+
+
 def _read_submission(request: pb.SubmitTradeRequest, prefix: str) -> TradeSubmission | ValidationError:
     try:
-        return wire.submission_from(request, prefix)
+        return messages.submission_from(request, prefix)
     except ValidationError as error:
         return error
 

@@ -10,8 +10,14 @@ from sqlalchemy.engine import URL
 
 from bench import filling
 from challenge_engine.event_log import EventFilter
-from challenge_engine.submissions import TradeSubmission
-from challenge_rules import ChallengeEngine, ChallengeEvent, ChallengeState, ChallengeStatus, RecordedTrade
+from challenge_rules import (
+    ChallengeEngine,
+    ChallengeEvent,
+    ChallengeState,
+    ChallengeStatus,
+    RecordedTrade,
+    TradeSubmission,
+)
 from challenge_rules.money import parse_amount
 from tests.engine.harness import conninfo, running_engine, sql, value
 

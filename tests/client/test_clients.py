@@ -12,12 +12,23 @@ import pytest
 
 import challenge_client as sdk
 from challenge_client import ChallengeStatus, Decision, EventType, Limits, Rule, Trade, TradeSubmission
+from challenge_client.testing import FakeChallengeServer
 
 PENDING, ACTIVE, FAILED, FUNDED = ChallengeStatus
 MORNING = datetime(2026, 3, 2, 9, 30, 0, 1, tzinfo=UTC)
 PATIENCE_S = 20.0
 BIG = "x" * 5_000_000
 """Longer than the 4 MiB a server takes."""
+
+
+@pytest.fixture(scope="module", params=["server", "fake"])
+def server_address(request):
+    """The shared server, and the fake one, which has to do the same."""
+    if request.param == "server":
+        yield request.getfixturevalue("real_server_address")
+        return
+    with FakeChallengeServer() as fake:
+        yield fake.address
 
 
 def at(minutes: float) -> datetime:

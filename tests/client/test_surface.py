@@ -19,7 +19,14 @@ from challenge_client import (
 )
 
 SOURCES = sorted(Path(challenge_client.__file__).parent.glob("*.py"))
-ALLOWED = sys.stdlib_module_names | {"grpc", "google", "propfirm", "challenge_rules", "challenge_client"}
+ALLOWED = sys.stdlib_module_names | {
+    "grpc",
+    "google",
+    "propfirm",
+    "challenge_rules",
+    "challenge_wire",
+    "challenge_client",
+}
 METHODS = (
     "close create_challenge get_challenge list_challenges list_events list_trades stream_events submit_batch"
     " submit_trade submit_trades subscribe wait_until_closed".split()
@@ -31,7 +38,7 @@ NAMES = """AsyncChallengeClient AsyncEventStream AsyncSubscription CaughtUp Chal
     Heartbeat InternalFailureError Limits OutcomeUnknownError OverloadedError PredecessorFailedError
     RecordedTrade Rule RuleEvaluation SequenceMismatchError SequenceNotFoundError StreamMessage Subscription Trade
     TradeIdReusedError TradeInFutureError TradeOutOfOrderError TradeSubmission TransportError
-    ValidationFailedError WriteConflictError""".split()
+    ValidationFailedError WriteConflictError spread_ties""".split()
 
 
 def methods(kind):

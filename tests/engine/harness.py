@@ -18,7 +18,7 @@ from challenge_engine.event_log import EventLog, PositionedEvent
 from challenge_engine.event_tail import EventTail
 from challenge_engine.positions import PositionAssigner
 from challenge_engine.reading import ChallengeReader
-from challenge_engine.submissions import Answer, TradeSubmission
+from challenge_engine.submissions import Answer
 from challenge_engine.trading import TradingService
 from challenge_engine.wakeup import Wakeup
 from challenge_rules import (
@@ -29,6 +29,7 @@ from challenge_rules import (
     Decision,
     Limits,
     Trade,
+    TradeSubmission,
 )
 from challenge_rules.money import format_amount, parse_amount
 from challenge_rules.timestamps import day_to_iso, to_iso

@@ -23,8 +23,8 @@ from hypothesis.stateful import (
 from sqlalchemy.engine import URL
 
 from challenge_engine import queries, rows
-from challenge_engine.submissions import Answer, TradeSubmission
-from challenge_rules import Decision, Trade
+from challenge_engine.submissions import Answer
+from challenge_rules import Decision, Trade, TradeSubmission
 from challenge_rules.money import parse_amount
 from challenge_rules.timestamps import from_datetime
 from tests.engine.harness import (

@@ -26,8 +26,7 @@ from challenge_engine.database import Connection, Database, WriterConnection, no
 from challenge_engine.embedded import EmbeddedPostgres
 from challenge_engine.event_log import EventFilter
 from challenge_engine.reading import ChallengeFilter
-from challenge_engine.submissions import TradeSubmission
-from challenge_rules import ChallengeStatus, Decision
+from challenge_rules import ChallengeStatus, Decision, TradeSubmission
 from challenge_rules.money import parse_amount
 from tests.engine.harness import (
     RunningEngine,

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from challenge_engine.reading import ChallengeFilter
-from challenge_engine.submissions import TradeSubmission
-from challenge_rules import ChallengeStatus, Trade
+from challenge_rules import ChallengeStatus, Trade, TradeSubmission
 from challenge_rules.errors import ChallengeNotFoundError, SequenceNotFoundError, ValidationError
 from challenge_rules.money import parse_amount
 from challenge_rules.timestamps import from_datetime

@@ -8,8 +8,17 @@ import pytest
 from sqlalchemy.engine import URL
 
 from challenge_engine import backoff, creating, trading
-from challenge_engine.submissions import Answer, TradeSubmission
-from challenge_rules import ChallengeEngine, ChallengeError, ChallengeStatus, Decision, Limits, Rule, Trade
+from challenge_engine.submissions import Answer
+from challenge_rules import (
+    ChallengeEngine,
+    ChallengeError,
+    ChallengeStatus,
+    Decision,
+    Limits,
+    Rule,
+    Trade,
+    TradeSubmission,
+)
 from challenge_rules.engine import initial_state
 from challenge_rules.errors import ChallengeExistsError, DrainingError, OverloadedError
 from challenge_rules.money import parse_amount

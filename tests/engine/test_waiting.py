@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from challenge_engine.submissions import Call, TradeSubmission, WaitingTrade
+from challenge_engine.submissions import Call, WaitingTrade
 from challenge_engine.waiting import WaitingTrades
-from challenge_rules import Trade
+from challenge_rules import Trade, TradeSubmission
 from challenge_rules.errors import DatabaseUnavailableError, OverloadedError, PredecessorFailedError
 
 _ids = count()

@@ -5,16 +5,36 @@ from pathlib import Path
 
 import pytest
 
+from challenge_client.testing import FakeChallengeServer
 from propfirm.challenge.v1.challenge_pb2_grpc import ChallengeServiceStub
 from tests.engine.test_embedded import processes_of
 from tests.server.calls import connected, eventually
 
 
 @pytest.fixture(scope="session")
-def stub(server_address: str) -> Iterator[ChallengeServiceStub]:
+def real_stub(server_address: str) -> Iterator[ChallengeServiceStub]:
     """The shared server, over a connection that lasts as long as the run."""
     with connected(server_address) as stub:
         yield stub
+
+
+@pytest.fixture(scope="session")
+def fake_stub() -> Iterator[ChallengeServiceStub]:
+    """The fake server of `challenge_client.testing`, which has to do as the real one does."""
+    with FakeChallengeServer() as fake, connected(fake.address) as stub:
+        yield stub
+
+
+@pytest.fixture(params=["server"])
+def stub(request: pytest.FixtureRequest) -> ChallengeServiceStub:
+    """The shared server; the modules that hold both servers to the contract override this."""
+    return either(request)
+
+
+def either(request: pytest.FixtureRequest) -> ChallengeServiceStub:
+    """The stub of the server that the parameter names."""
+    found: ChallengeServiceStub = request.getfixturevalue({"server": "real_stub", "fake": "fake_stub"}[request.param])
+    return found
 
 
 @pytest.fixture

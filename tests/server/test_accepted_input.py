@@ -17,6 +17,13 @@ from tests.server.calls import (
     refusal,
     submission,
 )
+from tests.server.conftest import either
+
+
+@pytest.fixture(params=["server", "fake"])
+def stub(request: pytest.FixtureRequest) -> ChallengeServiceStub:
+    """The shared server, and the fake one, which has to do the same."""
+    return either(request)
 
 
 @pytest.mark.parametrize(

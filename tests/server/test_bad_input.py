@@ -1,12 +1,13 @@
 """Whatever a caller sends, what does not fit is refused by the name of its field, and leaves no trace."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 import psycopg
 import pytest
 
+from challenge_client.testing import FakeChallengeServer
 from challenge_engine.embedded import EmbeddedPostgres
 from propfirm.challenge.v1 import challenge_pb2 as pb
 from propfirm.challenge.v1.challenge_pb2_grpc import ChallengeServiceStub
@@ -30,12 +31,18 @@ from tests.server.calls import (
     url_text,
 )
 
-Fresh = tuple[str, psycopg.Connection[Any], dict[str, list[Any]]]
+Fresh = tuple[str, Callable[[], object]]
 
 
-@pytest.fixture(scope="module")
-def fresh(postgres: EmbeddedPostgres) -> Iterator[Fresh]:
-    """The address of a server of this module's own, and its database and all its rows: one challenge, one trade."""
+@pytest.fixture(scope="module", params=["server", "fake"])
+def fresh(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> Iterator[Fresh]:
+    """The address of a server of this module's own, real or fake, and all it has: one challenge, one trade."""
+    if request.param == "fake":
+        with FakeChallengeServer() as fake, connected(fake.address) as stub:
+            make_challenge(stub, challenge_id=KNOWN)
+            stub.SubmitTrade(submission(KNOWN, "first"), timeout=PATIENCE_S)
+            yield fake.address, lambda: _all_that_is_told(stub)
+        return
     with _fresh_database(postgres) as url:
         server = ServerProcess("--listen", "127.0.0.1:0", "--log-level", "warning", "--database-url", url_text(url))
         address = server.wait_ready()
@@ -43,7 +50,7 @@ def fresh(postgres: EmbeddedPostgres) -> Iterator[Fresh]:
             make_challenge(stub, challenge_id=KNOWN)
             stub.SubmitTrade(submission(KNOWN, "first"), timeout=PATIENCE_S)
         with psycopg.connect(libpq(url), autocommit=True) as connection:
-            yield address, connection, snapshot(connection)
+            yield address, lambda: snapshot(connection)
         assert server.stop() == 0
         said = server.stderr()
         server.close()
@@ -53,9 +60,18 @@ def fresh(postgres: EmbeddedPostgres) -> Iterator[Fresh]:
 @pytest.fixture
 def address(fresh: Fresh) -> Iterator[str]:
     """The server's address; afterwards no row may have changed since the module began."""
-    address, connection, before = fresh
+    address, everything = fresh
+    before = everything()
     yield address
-    assert snapshot(connection) == before
+    assert everything() == before
+
+
+def _all_that_is_told(stub: ChallengeServiceStub) -> list[object]:
+    return [
+        stub.ListChallenges(pb.ListChallengesRequest()),
+        stub.ListTrades(pb.ListTradesRequest(challenge_id=KNOWN)),
+        stub.ListEvents(pb.ListEventsRequest()),
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from challenge_rules import ChallengeStatus, ErrorReason, EventType, Rule
-from challenge_server.statuses import CODES
+from challenge_wire.statuses import CODES
 from propfirm.challenge.v1 import challenge_pb2 as pb
 
 FILE = pb.DESCRIPTOR

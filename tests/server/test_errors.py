@@ -33,8 +33,15 @@ from tests.server.calls import (
     trade,
     url_text,
 )
+from tests.server.conftest import either
 
 Ask = Callable[[pb.SubmitTradeRequest], Refusal]
+
+
+@pytest.fixture(params=["server", "fake"])
+def stub(request: pytest.FixtureRequest) -> ChallengeServiceStub:
+    """The shared server, and the fake one, which has to do the same."""
+    return either(request)
 
 
 @pytest.fixture(params=["unary", "batch"])

@@ -18,6 +18,7 @@ import grpc
 import pytest
 from sqlalchemy.engine import URL
 
+from challenge_client.testing import FakeChallengeServer
 from propfirm.challenge.v1 import challenge_pb2 as pb
 from propfirm.challenge.v1.challenge_pb2_grpc import ChallengeServiceStub
 from tests.conftest import ServerProcess
@@ -180,11 +181,15 @@ class Author:
         return self.now + timedelta(hours=1)
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(scope="module", params=[*SERVERS, "fake"])
 def address(request: pytest.FixtureRequest) -> Iterator[str]:
-    """HOST:PORT of the shared server, or of one of another kind on the same database."""
+    """HOST:PORT of the shared server, of one of another kind on the same database, or of the fake one."""
     if request.param == "usual":
         yield request.getfixturevalue("server_address")
+        return
+    if request.param == "fake":
+        with FakeChallengeServer() as fake:
+            yield fake.address
         return
     url: URL = request.getfixturevalue("session_database_url")
     options = ("--listen", "127.0.0.1:0", "--log-level", "error", "--database-url", url_text(url))

@@ -41,6 +41,7 @@ from tests.server.calls import (
     submission,
     url_text,
 )
+from tests.server.conftest import either
 
 PENDING, ACTIVE = pb.CHALLENGE_STATUS_PENDING, pb.CHALLENGE_STATUS_ACTIVE
 FAILED, FUNDED = pb.CHALLENGE_STATUS_FAILED, pb.CHALLENGE_STATUS_FUNDED
@@ -61,6 +62,12 @@ class Streams:
     def close(self) -> None:
         for call in self._open:
             call.cancel()
+
+
+@pytest.fixture(params=["server", "fake"])
+def stub(request: pytest.FixtureRequest) -> ChallengeServiceStub:
+    """The shared server, and the fake one, which has to do the same."""
+    return either(request)
 
 
 @pytest.fixture
@@ -245,6 +252,7 @@ def test_a_challenge_may_be_followed_before_it_exists(stub: ChallengeServiceStub
     assert event.challenge_id == challenge_id
 
 
+@pytest.mark.parametrize("stub", ["server"], indirect=True)
 def test_live_events_come_from_another_connection_and_to_every_stream(
     stub: ChallengeServiceStub, follow: Streams, server_address: str
 ) -> None:
@@ -257,6 +265,7 @@ def test_live_events_come_from_another_connection_and_to_every_stream(
         assert [event.challenge_id for event in read_events(stream, 3)] == [challenge_id] * 3
 
 
+@pytest.mark.parametrize("stub", ["server"], indirect=True)
 def test_live_events_come_from_another_process_on_the_same_database(
     stub: ChallengeServiceStub, follow: Streams, start_server: Callable[..., ServerProcess], session_database_url: URL
 ) -> None:
@@ -299,6 +308,7 @@ def test_a_cursor_of_another_filter_is_a_mismatch_but_its_position_resumes_under
     assert [item.event for item in resumed[:-1]] == recorded
 
 
+@pytest.mark.parametrize("stub", ["server"], indirect=True)
 def test_a_cursor_of_another_log_or_a_page_token_is_a_mismatch(
     stub: ChallengeServiceStub, follow: Streams, start_server: Callable[..., ServerProcess], database_url: URL
 ) -> None:
@@ -335,6 +345,7 @@ def test_a_silent_stream_sends_heartbeats_whose_cursors_resume(stub: ChallengeSe
     assert next(resumed).event == event
 
 
+@pytest.mark.parametrize("stub", ["server"], indirect=True)
 def test_a_reader_gets_every_event_once_while_many_write(
     stub: ChallengeServiceStub, follow: Streams, server_address: str
 ) -> None:
