@@ -1,6 +1,7 @@
 """Trades that share a moment get moments of their own, and the same ones each time."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -39,7 +40,7 @@ def test_a_larger_step_is_kept_between_all():
 
 def test_no_trade_is_carried_into_another_day():
     last = datetime(2026, 3, 2, 23, 59, 59, 999_999, tzinfo=UTC)
-    with pytest.raises(ValueError, match="trade 't2' at 2026-03-02T23:59:59.999999.00:00 has so many ties"):
+    with pytest.raises(ValueError, match=r"trade 't2' at .* has so many ties"):
         spread_ties([trade(1, last), trade(2, last)])
 
 
@@ -53,7 +54,7 @@ def test_the_outcome_is_strictly_increasing_keeps_every_trade_and_spreads_to_its
     trades = [trade(number, NOON + offset * TIE) for number, offset in enumerate(offsets)]
     spread = spread_ties(trades)
     moments = [t.executed_at for t in spread]
-    assert all(before < after for before, after in zip(moments, moments[1:], strict=False))
+    assert all(before < after for before, after in pairwise(moments))
     assert sorted(t.trade_id for t in spread) == sorted(t.trade_id for t in trades)
     assert spread_ties(spread) == spread
     for each in spread:

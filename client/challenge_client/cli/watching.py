@@ -1,0 +1,104 @@
+"""A table of challenges that follows what happens: equity, its course, and how far each limit is away."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from challenge_client.async_client import AsyncChallengeClient
+from challenge_client.cli.output import coloured, event_line, meter, number, sparkline
+from challenge_client.enums import ChallengeStatus
+from challenge_client.values import Challenge, ChallengeEvent
+
+POINTS = 32
+SHOWN_EVENTS = 6
+MAX_WATCHED = 40
+"""As many fit a screen, and so many calls a look costs."""
+
+
+@dataclass(slots=True)
+class Watched:
+    """One challenge and its latest equities."""
+
+    challenge: Challenge
+    equities: deque[Decimal] = field(default_factory=lambda: deque(maxlen=POINTS))
+    known_sequence: int = 0
+
+
+class Watch:
+    """What is on the screen."""
+
+    def __init__(self, client: AsyncChallengeClient, ids: Sequence[str]) -> None:
+        self._client = client
+        self._ids = list(ids)
+        self._watched: dict[str, Watched] = {}
+        self._events: deque[ChallengeEvent] = deque(maxlen=SHOWN_EVENTS)
+
+    def take(self, event: ChallengeEvent) -> None:
+        """Note an event."""
+        self._events.append(event)
+
+    async def look(self) -> list[Challenge]:
+        """Read every challenge, and the trades that are new; those that have changed since the last look."""
+        changed = []
+        for ident in self._ids or [found.challenge_id for found in await self._newest()]:
+            challenge = await self._client.get_challenge(ident)
+            known = self._watched.get(challenge.challenge_id)
+            if known is None or known.challenge.version != challenge.version:
+                changed.append(challenge)
+            watched = self._watched.setdefault(challenge.challenge_id, Watched(challenge))
+            watched.challenge = challenge
+            if not watched.equities:
+                watched.equities.append(challenge.initial_balance)
+                watched.known_sequence = max(0, challenge.last_sequence - POINTS)
+            if challenge.last_sequence > watched.known_sequence:
+                first = max(watched.known_sequence, challenge.last_sequence - POINTS) + 1
+                async for recorded in self._client.list_trades(ident, from_sequence=first, page_size=POINTS):
+                    watched.equities.append(recorded.decision.equity)
+                    watched.known_sequence = recorded.decision.sequence
+        return changed
+
+    def render(self) -> RenderableType:
+        """The table, and the latest events below it."""
+        table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+        for name, justify in (("challenge", "left"), ("status", "left"), ("equity", "right"), ("course", "left")):
+            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # a literal
+        for name in ("daily drawdown", "total drawdown", "profit target"):
+            table.add_column(name, no_wrap=True)
+        for watched in self._watched.values():
+            challenge = watched.challenge
+            meters = [meter(evaluation) for evaluation in challenge.evaluations] or [Text("–", style="dim")] * 3
+            table.add_row(
+                _name(challenge),
+                coloured(challenge.status),
+                number(challenge.equity, 2),
+                Text(sparkline(watched.equities), style=_colour(challenge)),
+                *meters,
+            )
+        if not self._watched:
+            return Text(
+                "No challenge is open. Name some, or create one: challenge create --balance 100000", style="dim"
+            )
+        events = [event_line(event) for event in self._events]
+        return Group(table, Text(""), *events) if events else Group(table)
+
+    async def _newest(self) -> list[Challenge]:
+        """Open challenges when none are named, and those that ended while they were watched."""
+        statuses = (ChallengeStatus.PENDING, ChallengeStatus.ACTIVE)
+        found = [challenge async for challenge in self._client.list_challenges(statuses=statuses, page_size=1000)]
+        known = [watched.challenge for watched in self._watched.values()]
+        fresh = [challenge for challenge in found if challenge.challenge_id not in self._watched]
+        return [*known, *fresh][-MAX_WATCHED:]
+
+
+def _name(challenge: Challenge) -> Text:
+    name = challenge.labels.get("account") or challenge.challenge_id
+    return Text(name if len(name) <= 14 else f"{name[:8]}…{name[-4:]}")
+
+
+def _colour(challenge: Challenge) -> str:
+    return "green" if challenge.equity >= challenge.initial_balance else "red"
