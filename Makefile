@@ -11,9 +11,9 @@ PYPROJECTS := pyproject.toml engine/pyproject.toml client/pyproject.toml
 PROTO := protos/propfirm/challenge/v1/challenge.proto
 PYTEST ?= $(BIN)/python -m pytest
 # Most tests wait for processes and timers rather than compute. Each of the workers has a PostgreSQL of its own.
-TEST_WORKERS ?= 3
+TEST_WORKERS ?= 4
 
-.PHONY: help setup demo serve test test-brokers bench bench-growth bench-stream soak-stream promises lint types imports proto stubs stubs-check twins twins-check lock ci clean
+.PHONY: help setup demo serve test test-brokers bench bench-growth bench-stream soak-stream promises lint types imports proto stubs stubs-check reference client-alone twins twins-check lock ci clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -90,6 +90,12 @@ twins: $(INSTALLED) ## generate the client for threads from the one for asyncio
 
 twins-check: $(INSTALLED) ## fail when the committed client for threads is not what that generates
 	$(BIN)/python client/twins.py --check
+
+reference: $(INSTALLED) ## write the SDK's reference, made of its docstrings, to build/reference
+	$(BIN)/pdoc --docformat markdown -o build/reference challenge_client challenge_client.testing
+
+client-alone: $(INSTALLED) ## build the SDK and test it alone, with lowest and newest versions, on each Python at hand (about eight minutes)
+	$(BIN)/python -m tests.client_alone
 
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 	--no-emit-package challenge-rules --no-emit-package challenge-client

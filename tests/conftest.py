@@ -185,6 +185,30 @@ def real_server_address(session_database_url: URL, tmp_path_factory: pytest.Temp
     server.close()
 
 
+FAKE = """
+import sys
+from challenge_client.testing import FakeChallengeServer
+
+with FakeChallengeServer() as fake:
+    print(fake.address, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def fake_address() -> Iterator[str]:
+    """HOST:PORT of the fake server of `challenge_client.testing`, for suites that hold both servers to the contract.
+
+    In a process of its own: gRPC's threads do not go well with the forks that other tests need.
+    """
+    command = [sys.executable, "-c", FAKE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate()
+        assert process.returncode == 0
+
+
 @pytest.fixture(scope="session")
 def project_root() -> Path:
     """The folder that holds pyproject.toml."""

@@ -12,7 +12,6 @@ import pytest
 
 import challenge_client as sdk
 from challenge_client import ChallengeStatus, Decision, EventType, Limits, Rule, Trade, TradeSubmission
-from challenge_client.testing import FakeChallengeServer
 
 PENDING, ACTIVE, FAILED, FUNDED = ChallengeStatus
 MORNING = datetime(2026, 3, 2, 9, 30, 0, 1, tzinfo=UTC)
@@ -24,11 +23,7 @@ BIG = "x" * 5_000_000
 @pytest.fixture(scope="module", params=["server", "fake"])
 def server_address(request):
     """The shared server, and the fake one, which has to do the same."""
-    if request.param == "server":
-        yield request.getfixturevalue("real_server_address")
-        return
-    with FakeChallengeServer() as fake:
-        yield fake.address
+    return request.getfixturevalue({"server": "real_server_address", "fake": "fake_address"}[request.param])
 
 
 def at(minutes: float) -> datetime:

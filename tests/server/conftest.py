@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from challenge_client.testing import FakeChallengeServer
 from propfirm.challenge.v1.challenge_pb2_grpc import ChallengeServiceStub
 from tests.engine.test_embedded import processes_of
 from tests.server.calls import connected, eventually
@@ -19,9 +18,9 @@ def real_stub(server_address: str) -> Iterator[ChallengeServiceStub]:
 
 
 @pytest.fixture(scope="session")
-def fake_stub() -> Iterator[ChallengeServiceStub]:
+def fake_stub(fake_address: str) -> Iterator[ChallengeServiceStub]:
     """The fake server of `challenge_client.testing`, which has to do as the real one does."""
-    with FakeChallengeServer() as fake, connected(fake.address) as stub:
+    with connected(fake_address) as stub:
         yield stub
 
 

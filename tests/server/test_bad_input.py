@@ -7,7 +7,6 @@ import grpc
 import psycopg
 import pytest
 
-from challenge_client.testing import FakeChallengeServer
 from challenge_engine.embedded import EmbeddedPostgres
 from propfirm.challenge.v1 import challenge_pb2 as pb
 from propfirm.challenge.v1.challenge_pb2_grpc import ChallengeServiceStub
@@ -38,10 +37,11 @@ Fresh = tuple[str, Callable[[], object]]
 def fresh(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> Iterator[Fresh]:
     """The address of a server of this module's own, real or fake, and all it has: one challenge, one trade."""
     if request.param == "fake":
-        with FakeChallengeServer() as fake, connected(fake.address) as stub:
+        address = request.getfixturevalue("fake_address")
+        with connected(address) as stub:
             make_challenge(stub, challenge_id=KNOWN)
             stub.SubmitTrade(submission(KNOWN, "first"), timeout=PATIENCE_S)
-            yield fake.address, lambda: _all_that_is_told(stub)
+            yield address, lambda: _all_that_is_told(stub)
         return
     with _fresh_database(postgres) as url:
         server = ServerProcess("--listen", "127.0.0.1:0", "--log-level", "warning", "--database-url", url_text(url))
@@ -68,9 +68,9 @@ def address(fresh: Fresh) -> Iterator[str]:
 
 def _all_that_is_told(stub: ChallengeServiceStub) -> list[object]:
     return [
-        stub.ListChallenges(pb.ListChallengesRequest()),
+        stub.ListChallenges(pb.ListChallengesRequest(page_size=1000)),
         stub.ListTrades(pb.ListTradesRequest(challenge_id=KNOWN)),
-        stub.ListEvents(pb.ListEventsRequest()),
+        stub.ListEvents(pb.ListEventsRequest(page_size=1000)),
     ]
 
 

@@ -18,7 +18,6 @@ import grpc
 import pytest
 from sqlalchemy.engine import URL
 
-from challenge_client.testing import FakeChallengeServer
 from propfirm.challenge.v1 import challenge_pb2 as pb
 from propfirm.challenge.v1.challenge_pb2_grpc import ChallengeServiceStub
 from tests.conftest import ServerProcess
@@ -188,8 +187,7 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.getfixturevalue("server_address")
         return
     if request.param == "fake":
-        with FakeChallengeServer() as fake:
-            yield fake.address
+        yield request.getfixturevalue("fake_address")
         return
     url: URL = request.getfixturevalue("session_database_url")
     options = ("--listen", "127.0.0.1:0", "--log-level", "error", "--database-url", url_text(url))
