@@ -11,7 +11,7 @@ PYPROJECTS := pyproject.toml engine/pyproject.toml client/pyproject.toml
 PROTO := protos/propfirm/challenge/v1/challenge.proto
 PYTEST ?= $(BIN)/python -m pytest
 # Most tests wait for processes and timers rather than compute. Each of the workers has a PostgreSQL of its own.
-TEST_WORKERS ?= 4
+TEST_WORKERS ?= 3
 
 .PHONY: help setup demo serve test test-brokers bench bench-growth bench-stream soak-stream promises lint types imports proto stubs stubs-check reference client-alone twins twins-check lock ci clean
 
@@ -34,7 +34,8 @@ serve: $(INSTALLED) ## start the service on the embedded PostgreSQL; ARGS="--lis
 	$(BIN)/challenge-engine serve $(ARGS)
 
 test: $(INSTALLED) ## run every test but those of brokers (a real PostgreSQL is started for it)
-	$(PYTEST) tests --ignore=tests/brokers -n $(TEST_WORKERS) --dist worksteal
+	@# The tests start hundreds of processes: compile the project once, whatever the environment says.
+	PYTHONDONTWRITEBYTECODE= $(PYTEST) tests --ignore=tests/brokers -n $(TEST_WORKERS) --dist worksteal
 
 test-brokers: $(INSTALLED) ## the relay against real brokers, which .ci/install-brokers installs (two and a half minutes)
 	$(PYTEST) tests/brokers

@@ -22,8 +22,9 @@ from bench.processes import Server, running
 from bench.scenarios import BATCH_LANES, CHALLENGES_IN_A_BATCH, PACED_LANES, Figures, Target, echo
 from bench.textbook import Textbook
 from bench.trades import TradeMaker, make_challenges
-from challenge_engine.database import migrate, normalise_url
+from challenge_engine.database import normalise_url
 from challenge_engine.embedded import EmbeddedPostgres
+from challenge_engine.migrating import migrate
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, settings
 from psycopg import sql
 from sqlalchemy.engine import URL
 
-from challenge_engine.database import migrate, normalise_url
+from challenge_engine.database import normalise_url
 from challenge_engine.embedded import EmbeddedPostgres
+from challenge_engine.migrating import migrate
 
 settings.register_profile(
     "default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -48,9 +49,18 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL that lives as long as the test run, with a migrated database to copy."""
     with EmbeddedPostgres.open(tmp_path_factory.mktemp("postgres") / "data") as running:
+        _be_quick(running)
         _create_database(running, TEMPLATE)
         migrate(_url(running, TEMPLATE))
         yield running
+
+
+def _be_quick(running: EmbeddedPostgres) -> None:
+    """Wait for no disk: nothing pulls this one's plug. Tests of durability have clusters of their own."""
+    with psycopg.connect(running.conninfo, autocommit=True) as connection:
+        for setting in ("fsync", "full_page_writes"):
+            connection.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(setting)))
+        connection.execute("SELECT pg_reload_conf()")
 
 
 @pytest.fixture

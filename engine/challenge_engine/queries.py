@@ -326,6 +326,10 @@ MISSING_PRIVILEGES = """
 """
 """What the role of the service may not do but has to: it needs no ownership and no more than this."""
 
+# Whether the schema has ever been made, and its revision. Alembic writes the table.
+HAS_REVISION = "SELECT to_regclass('alembic_version') IS NOT NULL"
+REVISION = "SELECT version_num FROM alembic_version"
+
 USABLE_CONNECTIONS = """
     SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
         - coalesce(current_setting('reserved_connections', true), '0')::integer

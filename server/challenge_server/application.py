@@ -17,7 +17,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import URL
 
 from challenge_engine.creating import MAX_CREATING
-from challenge_engine.database import POOL_SIZE, Database, brief, check_usable, migrate, normalise_url
+from challenge_engine.database import POOL_SIZE, Database, brief, check_usable, normalise_url
 from challenge_engine.embedded import EmbeddedPostgres, default_data_dir
 from challenge_engine.event_listener import EventListener
 from challenge_engine.event_log import EventLog
@@ -66,6 +66,13 @@ def open_database(settings: DatabaseSettings, progress: Callable[[str], None]) -
         return
     with EmbeddedPostgres.open(settings.data_dir or default_data_dir(), progress=progress) as postgres:
         yield normalise_url(postgres.url)
+
+
+def migrate(url: URL) -> str:
+    """Bring the schema of a database to the revision of this release, and return it."""
+    from challenge_engine import migrating  # noqa: PLC0415 -- loads Alembic, which a start does not need otherwise
+
+    return migrating.migrate(url)
 
 
 @contextmanager

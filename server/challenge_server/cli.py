@@ -1,6 +1,5 @@
 """The operator's command line. The one place that reads the environment."""
 
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy import exc
 
-from challenge_engine.database import DatabaseError, brief, migrate
+from challenge_engine.database import DatabaseError, brief
 from challenge_engine.embedded import EmbeddedPostgresError, binary
 from challenge_engine.relaying import RelayError, RelayOrder, check_relayable
 from challenge_engine.trading import MAX_GROUP
@@ -188,7 +187,7 @@ def relay_command(
         settings = _database(database_url, data_dir)
         with application.open_database(settings, _say) as url:
             if settings.url is None:
-                migrate(url)
+                application.migrate(url)
             check_relayable(url)
             application.run(relaying.relay(url, target, payload_format, order))
 
@@ -197,7 +196,7 @@ def relay_command(
 def migrate_command(database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
     """Bring the schema of a database to the revision this release needs."""
     with _clear_errors(), application.open_database(_database(database_url, data_dir), _say) as url:
-        typer.echo(f"the schema is at revision {migrate(url)}")
+        typer.echo(f"the schema is at revision {application.migrate(url)}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -240,7 +239,9 @@ def demo() -> None:
 
 def _tell_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"challenge-engine {importlib.metadata.version('challenge-engine')}")
+        from importlib import metadata  # noqa: PLC0415 -- slow to load, and asked for rarely
+
+        typer.echo(f"challenge-engine {metadata.version('challenge-engine')}")
         raise typer.Exit
 
 

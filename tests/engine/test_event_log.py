@@ -9,9 +9,10 @@ import psycopg
 import pytest
 
 from challenge_engine import tokens
-from challenge_engine.database import migrate, normalise_url
+from challenge_engine.database import normalise_url
 from challenge_engine.embedded import EmbeddedPostgres
 from challenge_engine.event_log import BEGINNING, Cursors, EventFilter, EventLog, Place, PositionedEvent
+from challenge_engine.migrating import migrate
 from challenge_rules import ChallengeStatus
 from challenge_rules.errors import CursorMismatchError, ValidationError
 from tests.engine.harness import RunningEngine, gist, lives, new_id, running_engine, sql, sql_session, value

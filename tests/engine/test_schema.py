@@ -16,7 +16,8 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import URL
 
-from challenge_engine.database import Database, DatabaseError, check_usable, migrate, newest_revision, normalise_url
+from challenge_engine.database import NEWEST_REVISION, REVISIONS, Database, DatabaseError, check_usable, normalise_url
+from challenge_engine.migrating import known_revisions, migrate
 from challenge_engine.schema import metadata
 from tests.engine.harness import conninfo, eventually, new_id, value
 
@@ -139,7 +140,7 @@ class TestMigrating:
         with psycopg.connect(conninfo(database_url), autocommit=True) as connection:
             challenge(connection)
             log_id = connection.execute("SELECT log_id FROM event_log").fetchall()
-            assert migrate(database_url) == newest_revision()
+            assert migrate(database_url) == NEWEST_REVISION
             assert connection.execute("SELECT count(*) FROM challenges").fetchone() == (1,)
             assert connection.execute("SELECT log_id FROM event_log").fetchall() == log_id
 
@@ -168,7 +169,7 @@ class TestMigrating:
 
     def test_migrations_at_the_same_time_queue_up(self, session_database_url: URL):
         with empty_database(session_database_url) as url, ThreadPoolExecutor(3) as pool:
-            assert list(pool.map(migrate, [url] * 3)) == [newest_revision()] * 3
+            assert list(pool.map(migrate, [url] * 3)) == [NEWEST_REVISION] * 3
             check_usable(url)
 
     def test_a_database_without_the_schema_is_told_how_to_get_it(self, session_database_url: URL):
@@ -556,3 +557,7 @@ class TestTriggers:
                 )
                 with pytest.raises(psycopg.errors.RestrictViolation):
                     history.execute(statement)
+
+
+def test_the_revisions_that_are_known_are_those_of_the_migrations():
+    assert list(REVISIONS) == known_revisions()
