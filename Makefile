@@ -13,7 +13,7 @@ PYTEST ?= $(BIN)/python -m pytest
 # Most tests wait for processes and timers rather than compute. Each of the workers has a PostgreSQL of its own.
 TEST_WORKERS ?= 3
 
-.PHONY: help setup demo serve test test-brokers bench bench-growth bench-stream soak-stream promises lint types imports proto stubs stubs-check reference client-alone twins twins-check lock ci clean
+.PHONY: help setup demo serve test test-brokers bench bench-growth bench-stream soak-stream soak-sdk promises lint types imports proto stubs stubs-check reference client-alone twins twins-check lock ci clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ bench-stream: $(INSTALLED) ## event streams: delivery, catching up, many subscri
 
 soak-stream: $(INSTALLED) ## 50 subscribers and 2,000 challenges while servers are killed and sessions ended (about a minute)
 	CHAOS_CHALLENGES=2000 CHAOS_SUBSCRIBERS=50 CHAOS_KILL_EVERY_S=3 $(PYTEST) tests/server/test_stream_chaos.py -o timeout=600 -o faulthandler_timeout=700
+
+soak-sdk: $(INSTALLED) ## 10,000 trades by each client while the line is cut every 200 ms and the server killed twice (under a minute)
+	SUBMITTED_TRADES=10000 $(PYTEST) tests/client/test_submitting_live.py -k killed_servers
 
 promises: $(INSTALLED) ## break what event streams promise, one promise at a time, and see its test fail (a quarter of an hour)
 	$(BIN)/python -m tests.promises

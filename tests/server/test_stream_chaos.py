@@ -29,8 +29,8 @@ from tests.conftest import ServerProcess
 from tests.engine.harness import conninfo, eventually, sql, value
 from tests.server.calls import url_text
 
-CHALLENGES = int(os.environ.get("CHAOS_CHALLENGES", "240"))
-SUBSCRIBERS = int(os.environ.get("CHAOS_SUBSCRIBERS", "12"))
+CHALLENGES = int(os.environ.get("CHAOS_CHALLENGES", "120"))
+SUBSCRIBERS = int(os.environ.get("CHAOS_SUBSCRIBERS", "8"))
 KILL_EVERY_S = float(os.environ.get("CHAOS_KILL_EVERY_S", "0.7"))
 WRITERS = 6
 SERVERS = 2
