@@ -134,7 +134,7 @@ def _types_hold(directory: Path, wheels: Path) -> bool:
         (program / f"example_{number}.py").write_text(code, encoding="utf-8")
     (program / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}', encoding="utf-8")
     held = True
-    for command in (["-m", "mypy", "--strict", "."], ["-m", "basedpyright", "."]):
+    for command in (["-m", "mypy", "--strict", "."], ["-m", "basedpyright", "--pythonpath", str(own), "."]):
         done = subprocess.run([own, *command], cwd=program, capture_output=True, text=True, check=False)
         print(f"{command[1]}: {done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr}")
         if done.returncode != 0:

@@ -19,7 +19,7 @@ from challenge_client.calls import Call, ItemT, Page, ResultT
 from challenge_client.channels import ChannelOptions, channel_options
 from challenge_client.errors import ChallengeError
 from challenge_client.resumption import Resumption
-from challenge_client.retries import Attempts
+from challenge_client.retries import Attempts, describe
 from challenge_client.statuses import cancelled, error_from_rpc
 from challenge_client.submitting import Submitting
 from challenge_client.values import StreamMessage, TradeSubmission
@@ -63,7 +63,7 @@ class AsyncConnection:
                 return await self._send_once(call, attempts)
             except ChallengeError as error:
                 delay_s = attempts.delay_s(error, time.monotonic(), _chance())
-                error.note(call.method, call.about, attempts.count)
+                describe(error, call.method, call.about, attempts)
                 if delay_s is None:
                     raise
             await self._pause(delay_s)
@@ -75,7 +75,6 @@ class AsyncConnection:
             try:
                 outcomes = await self._send_once(call, batch.attempts)
             except ChallengeError as error:
-                error.note(call.method, call.about, batch.attempts.count)
                 delay_s = batch.failed(error, time.monotonic(), _chance())
             else:
                 delay_s = batch.answered(outcomes, time.monotonic(), _chance())

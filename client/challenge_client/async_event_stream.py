@@ -68,7 +68,9 @@ class AsyncEventStream(AsyncIterator[StreamMessage]):
             return await self._rpc.read()
         except grpc.RpcError as error:
             await self.aclose()
-            raise error_from_rpc(error) from error
+            failure = error_from_rpc(error)
+            failure.note(self._call.method, self._call.about, 1)
+            raise failure from error
         except asyncio.CancelledError:
             was_closed = self._closed
             await self.aclose()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from challenge_client import calls
 from challenge_client.calls import Call
 from challenge_client.errors import ChallengeError, PredecessorFailedError
-from challenge_client.retries import Attempts, is_undecided, passes
+from challenge_client.retries import Attempts, describe, is_undecided, passes
 from challenge_client.values import Decision, TradeSubmission
 
 Outcome = Decision | ChallengeError
@@ -70,11 +70,16 @@ class Batch:
         if delay_s is not None:
             return delay_s
         if len(self._sent) == len(self._outcomes):
+            describe(error, "BatchSubmitTrades", tuple(self.submissions), self.attempts)
             raise error
+        self.settle_all(error)
+        return None
+
+    def settle_all(self, error: ChallengeError) -> None:
+        """Everything that has no outcome yet failed by this error."""
         for index in self._sent:
             self._settle(index, error)
         self._sent = []
-        return None
 
     def _delay_s(self, outcomes: Sequence[Outcome], now_s: float, chance: float) -> float | None:
         """The longest wait that any of the failures asks for."""
@@ -88,16 +93,13 @@ class Batch:
 
     def _settle(self, index: int, outcome: Outcome) -> None:
         if isinstance(outcome, ChallengeError):
-            outcome = outcome.about("SubmitTrade", self.submissions[index], self.attempts.count)
+            outcome = outcome.copied()
+            describe(outcome, "SubmitTrade", self.submissions[index], self.attempts)
         self._outcomes[index] = outcome
 
 
 def not_sent(submission: TradeSubmission) -> PredecessorFailedError:
     """The outcome of a trade that was not sent, because one before it in its challenge may or may not be recorded."""
     error = PredecessorFailedError("an earlier trade of the challenge could not be executed, so this one was not sent")
-    return error.about("SubmitTrade", submission, 0)
-
-
-def as_outcomes(submissions: Sequence[TradeSubmission], error: ChallengeError, attempts: int) -> list[Outcome]:
-    """The failure of a whole call as the outcome of each of its submissions."""
-    return [error.about("SubmitTrade", submission, attempts) for submission in submissions]
+    error.note("SubmitTrade", submission, 0)
+    return error

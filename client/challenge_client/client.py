@@ -31,6 +31,9 @@ from challenge_client.values import (
     TradeSubmission,
 )
 
+LAST_LOOK_S = 1.0
+"""However little of the time is left, the closed challenge may be read for so long."""
+
 
 class ChallengeClient:
     """Talks to a Challenge Engine. May be used by many threads at once.
@@ -152,7 +155,9 @@ class ChallengeClient:
         The trades of one challenge are decided, and their results given, in the order of `submissions`, for no
         challenge is ever in two calls at once; between challenges any order is possible. A result is a `Decision`, or
         the `ChallengeError` that `submit_trade` would have raised; its `request` is the submission. `submissions` is
-        read as calls become free, and may be endless. `chunk_size` is 1 to 500, `max_calls` 1 to 100.
+        read as calls become free, and may be endless. `chunk_size` is 1 to 500, `max_calls` 1 to 100. An iterable is
+        read in one go until a chunk is full: while it waits for something itself, nothing else happens here. Live
+        fills are better sent one by one by `submit_trade`; docs/sdk.md says more.
 
         What passes is sent again within `timeout_s` of its call, and is then answered by what was recorded the first
         time. When a trade could not be executed nevertheless, nothing after it in its challenge is sent: that is
@@ -311,8 +316,9 @@ class ChallengeClient:
     def wait_until_closed(self, challenge_id: str, *, timeout_s: float | None = None) -> Challenge:
         """Wait until a challenge has FAILED or is FUNDED, through every break, and answer it.
 
-        Without `timeout_s` it waits for ever. Raises `ChallengeNotFoundError`, and `TransportError` with the code
-        DEADLINE_EXCEEDED when the time has passed and the challenge is still open.
+        Without `timeout_s` it waits for ever, once it has had a first look, which has the client's deadline. Raises
+        `ChallengeNotFoundError`, and `TransportError` with the code DEADLINE_EXCEEDED when the time has passed and the
+        challenge is still open.
         """
         began_s = time.monotonic()
         challenge = self.get_challenge(challenge_id, timeout_s=timeout_s)
@@ -323,7 +329,8 @@ class ChallengeClient:
         with self._connection.subscription(Resumption(call, ends_at_s=ends_at_s)) as closing:
             for _ in closing:
                 break
-        return self.get_challenge(challenge_id)
+        left_s = None if ends_at_s is None else max(LAST_LOOK_S, ends_at_s - time.monotonic())
+        return self.get_challenge(challenge_id, timeout_s=left_s)
 
     def _send(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
         return self._connection.send(call, self._attempts(timeout_s))

@@ -18,15 +18,34 @@ from challenge_client.channels import ChannelOptions, channel_options
 from challenge_client.errors import ChallengeError
 from challenge_client.event_stream import EventStream
 from challenge_client.resumption import Resumption
-from challenge_client.retries import Attempts
+from challenge_client.retries import Attempts, describe
 from challenge_client.statuses import cancelled, error_from_rpc
 from challenge_client.submitting import Submitting
 from challenge_client.subscription import Subscription
 from challenge_client.values import StreamMessage, TradeSubmission
 from propfirm.challenge.v1.challenge_pb2_grpc import ChallengeServiceStub
 
+_connections: "WeakSet[Connection]" = WeakSet()
 _abandoned: list[Any] = []
 """Channels of a parent process. To let go of them here could wait for threads that a fork does not copy."""
+
+
+def _begin_anew() -> None:
+    """In the child, before anything else runs there."""
+    for connection in list(_connections):
+        connection._begin_anew()
+
+
+def _know(connection: "Connection") -> None:
+    """From now on the connection is begun anew in every process that is forked."""
+    if not _watching_forks.is_set():
+        _watching_forks.set()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_begin_anew)
+    _connections.add(connection)
+
+
+_watching_forks = threading.Event()
 
 
 class Connection:
@@ -39,10 +58,11 @@ class Connection:
         self._target = target
         self._given_channel = channel
         self._options = channel_options(options)
+        self._is_orphan = False
         self._begin()
+        _know(self)
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._own_channel: grpc.Channel | None = None
@@ -51,7 +71,6 @@ class Connection:
 
     def close(self) -> None:
         """End all calls, streams and subscriptions. May be called again."""
-        self._begin_anew_after_fork()
         with self._lock:
             self._ended.set()
             subscriptions = list(self._subscriptions)
@@ -70,7 +89,7 @@ class Connection:
                 return self._send_once(call, attempts)
             except ChallengeError as error:
                 delay_s = attempts.delay_s(error, time.monotonic(), _chance())
-                error.note(call.method, call.about, attempts.count)
+                describe(error, call.method, call.about, attempts)
                 if delay_s is None:
                     raise
             self._pause(delay_s)
@@ -82,7 +101,6 @@ class Connection:
             try:
                 outcomes = self._send_once(call, batch.attempts)
             except ChallengeError as error:
-                error.note(call.method, call.about, batch.attempts.count)
                 delay_s = batch.failed(error, time.monotonic(), _chance())
             else:
                 delay_s = batch.answered(outcomes, time.monotonic(), _chance())
@@ -102,9 +120,15 @@ class Connection:
             running.add(rpc)
             rpc.add_done_callback(lambda done: answers.put((batch, call, done)))
 
+        def settle(batch: Batch, call: Call[list[Outcome]], rpc: Any) -> None:
+            running.discard(rpc)
+            _take_answer(submitting, batch, call, rpc)
+
         try:
             while not submitting.is_done:
                 yield from submitting.take()
+                while not answers.empty():
+                    settle(*answers.get())
                 submitting.read_from(source)
                 for batch in submitting.due(time.monotonic()):
                     start(batch)
@@ -113,9 +137,7 @@ class Connection:
                 wait_s = submitting.wait_s(time.monotonic())
                 if running:
                     with suppress(Empty):
-                        batch, call, rpc = answers.get(timeout=wait_s)
-                        running.discard(rpc)
-                        _take_answer(submitting, batch, call, rpc)
+                        settle(*answers.get(timeout=wait_s))
                 elif wait_s is not None:
                     self._pause(wait_s)
         finally:
@@ -137,7 +159,6 @@ class Connection:
     def subscription(self, resumption: Resumption) -> Subscription:
         """A subscription, which ends with this connection."""
         subscription = Subscription(self.stream, resumption)
-        self._begin_anew_after_fork()
         with self._lock:
             self._subscriptions.add(subscription)
         return subscription
@@ -148,6 +169,11 @@ class Connection:
             response = method(call.request, timeout=attempts.begin(time.monotonic()))
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
+        except ValueError:
+            # What grpc says when another thread has closed the channel just now.
+            if self._ended.is_set():
+                raise cancelled("the client was closed") from None
+            raise
         return call.decode(response)
 
     def _open(self, call: Call[Any]) -> Any:
@@ -159,7 +185,11 @@ class Connection:
 
     def _connected(self) -> Any:
         """The stub, made by the first call of this process."""
-        self._begin_anew_after_fork()
+        if self._is_orphan:
+            raise RuntimeError(
+                "this client was given a channel, which does not survive a fork: make a channel and a client in the"
+                " new process"
+            )
         with self._lock:
             if self._ended.is_set():
                 raise RuntimeError("this client is closed")
@@ -170,16 +200,10 @@ class Connection:
                 self._stub = ChallengeServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
             return self._stub
 
-    def _begin_anew_after_fork(self) -> None:
-        if os.getpid() == self._pid:
-            return
-        if self._given_channel is not None:
-            raise RuntimeError(
-                "this client was given a channel, which does not survive a fork: make a channel and a client in the"
-                " new process"
-            )
+    def _begin_anew(self) -> None:
         was_closed = self._ended.is_set()
-        _abandoned.extend([self._own_channel, self._stub, self._subscriptions])
+        _abandoned.extend([self._own_channel, self._stub, list(self._subscriptions)])
+        self._is_orphan = self._given_channel is not None
         self._begin()
         if was_closed:
             self._ended.set()

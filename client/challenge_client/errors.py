@@ -30,6 +30,8 @@ from challenge_rules.timestamps import from_iso, to_datetime
 TRANSPORT = "TRANSPORT"
 UNKNOWN = "UNKNOWN"
 
+MAY_BE_RECORDED = "An attempt may have been recorded: send the very same again to know."
+
 _T = TypeVar("_T")
 
 
@@ -54,6 +56,8 @@ class ChallengeError(Exception):
     """What was asked for: a `TradeSubmission`, a tuple of them for a whole batch, or a dict of the request's fields."""
     attempts: int
     """How often it was sent; 0 for a trade that was held back."""
+    may_be_recorded: bool
+    """Whether this attempt or one before it may have been recorded, although the last answer was another."""
     advice: ClassVar[str] = ""
     """What to do about it, in a sentence."""
 
@@ -78,23 +82,25 @@ class ChallengeError(Exception):
         self.method = None
         self.request = None
         self.attempts = 1
+        self.may_be_recorded = False
 
-    def note(self, method: str, request: Any, attempts: int) -> None:
+    def note(self, method: str, request: Any, attempts: int, *, may_be_recorded: bool = False) -> None:
         """Say which call it was."""
         self.method, self.request, self.attempts = method, request, attempts
+        self.may_be_recorded = may_be_recorded
 
-    def about(self, method: str, request: Any, attempts: int) -> Self:
-        """A copy that says which call it was."""
+    def copied(self) -> Self:
+        """A copy, for another call that failed by the same error."""
         error = copy.copy(self)
         error.__cause__ = self.__cause__
-        error.note(method, request, attempts)
         return error
 
     def __str__(self) -> str:
         text = f"{self.reason}: {self.message}" if self.message else str(self.reason)
         if self.attempts > 1:
             text = f"{text.rstrip('.')} (after {self.attempts} attempts)"
-        return f"{text.rstrip('.')}. {self.advice}" if self.advice else text
+        advice = MAY_BE_RECORDED if self.may_be_recorded else self.advice
+        return f"{text.rstrip('.')}. {advice}" if advice else text
 
     def __repr__(self) -> str:
         details = f"{type(self).__name__}({self.message!r}, reason={str(self.reason)!r}, code={self.code.name}"

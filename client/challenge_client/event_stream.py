@@ -1,5 +1,6 @@
 """One call that streams events, for threads. Its twin is `async_event_stream`."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -22,6 +23,7 @@ class EventStream(Iterator[StreamMessage]):
     def __init__(self, open_rpc: Callable[[Call[Any]], Any], call: Call[StreamMessage | None]) -> None:
         self._open_rpc = open_rpc
         self._call = call
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._rpc: Any = None
         self._closed = False
@@ -35,7 +37,8 @@ class EventStream(Iterator[StreamMessage]):
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        if os.getpid() == self._pid:  # the call of a parent process is not this one's to end
+            self.close()
 
     def __next__(self) -> StreamMessage:
         with self._lock:
@@ -53,7 +56,9 @@ class EventStream(Iterator[StreamMessage]):
                 if self._closed:
                     raise StopIteration from None
                 self.close()
-                raise error_from_rpc(error) from error
+                failure = error_from_rpc(error)
+                failure.note(self._call.method, self._call.about, 1)
+                raise failure from error
             message = self._call.decode(response)
             if message is not None:
                 return message

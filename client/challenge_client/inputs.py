@@ -18,6 +18,7 @@ NumberLike = Decimal | int | str
 
 AMOUNT_DIGITS, AMOUNT_PLACES = 16, 8
 PERCENTAGE_DIGITS, PERCENTAGE_PLACES = 5, 4
+MAX_SECONDS = 10**9
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 
@@ -84,8 +85,8 @@ def seconds(value: float, field: str) -> float:
     """A span of time in seconds, not negative."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{field} must be a number of seconds, got {type(value).__name__}")
-    if not value >= 0:
-        raise ValueError(f"{field} must not be negative, got {value}")
+    if not 0 <= value <= MAX_SECONDS:
+        raise ValueError(f"{field} must be 0 to {MAX_SECONDS} seconds, got {value}")
     return float(value)
 
 

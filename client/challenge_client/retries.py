@@ -4,13 +4,17 @@ Every call may be sent again as it is: ids are minted once for a logical call, s
 what it recorded the first time.
 """
 
+from typing import Any
+
 import grpc
 
 from challenge_client.errors import (
     ChallengeError,
+    OutcomeUnknownError,
     OverloadedError,
     PredecessorFailedError,
     SequenceMismatchError,
+    TransportError,
     WriteConflictError,
 )
 
@@ -39,7 +43,14 @@ def passes(error: ChallengeError) -> bool:
 
 def is_undecided(error: ChallengeError) -> bool:
     """Whether a trade failed for reasons of machinery: it was not refused, and may even have been recorded."""
-    return error.code in _UNDECIDED and not isinstance(error, SequenceMismatchError)
+    return isinstance(error, TransportError) or (
+        error.code in _UNDECIDED and not isinstance(error, SequenceMismatchError)
+    )
+
+
+def describe(error: ChallengeError, method: str, request: Any, attempts: "Attempts") -> None:
+    """Say which call failed for good, how often it was sent, and whether that leaves open what was recorded."""
+    error.note(method, request, attempts.count, may_be_recorded=attempts.may_be_recorded and is_undecided(error))
 
 
 class Attempts:
@@ -51,6 +62,8 @@ class Attempts:
         self._deadline_s: float | None = None
         self.count = 0
         """How many were begun."""
+        self.may_be_recorded = False
+        """Whether one of them failed in a way that leaves open what was recorded."""
 
     def begin(self, now_s: float) -> float:
         """The next attempt begins: how many seconds it may take. The first one sets the deadline of all."""
@@ -66,6 +79,7 @@ class Attempts:
         when that would be after the deadline.
         """
         assert self._deadline_s is not None, "no attempt was begun"
+        self.may_be_recorded |= isinstance(error, TransportError | OutcomeUnknownError)
         if not passes(error) or self.count == self._max_attempts:
             return None
         # 2.0 ** 1024 would be an error.

@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from challenge_client.batches import Batch, Outcome, as_outcomes, challenge_key, not_sent
+from challenge_client import encoding
+from challenge_client.batches import Batch, Outcome, challenge_key, not_sent
 from challenge_client.calls import MAX_BATCH
 from challenge_client.errors import ChallengeError
 from challenge_client.retries import Attempts, is_undecided
@@ -54,10 +55,11 @@ class Submitting:
 
     @property
     def wants(self) -> bool:
-        """Whether another submission should be read."""
+        """Whether another submission should be read. Not while one waits to be sent again: to read may take long."""
         return (
             not self._has_ended
             and not self._known
+            and not self._again
             and len(self._under_way) < self._max_calls
             and self._sendable_count < self._chunk_size
             and self._waiting_count < self._chunk_size * self._max_calls
@@ -91,6 +93,7 @@ class Submitting:
         """Another submission."""
         if not isinstance(submission, TradeSubmission):
             raise TypeError(f"a submission must be a TradeSubmission, got {type(submission).__name__}")
+        encoding.submission(submission)  # what cannot be sent is refused here, where it ends no call under way
         key = challenge_key(submission)
         if key in self._given_up:
             self._known.append(not_sent(submission))
@@ -124,9 +127,9 @@ class Submitting:
         try:
             delay_s = batch.failed(error, now_s, chance)
         except ChallengeError:
-            self._settle(batch, as_outcomes(batch.submissions, error, batch.attempts.count))
-        else:
-            self._go_on(batch, delay_s, now_s)
+            batch.settle_all(error)
+            delay_s = None
+        self._go_on(batch, delay_s, now_s)
 
     def take(self) -> Iterator[Outcome]:
         """The outcomes known by now, each once; of one challenge in the order of its submissions."""

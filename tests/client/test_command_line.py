@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -88,6 +89,7 @@ def test_a_challenge_from_creation_to_its_end(run):
         (("create", "--label", "desk"), 2, "--label must be KEY=VALUE"),
         (("submit", "x", "1", "--at", "noon"), 2, "--at must be a time in ISO 8601"),
         (("submit", "x", "1", "--at", "2026-03-02T12:00:00"), 2, "must be an aware datetime"),
+        (("submit", "x", "1", "--id", "t1"), 2, "--id needs --at"),
         (("list", "--status", "broken"), 2, "broken"),
         (("import", "none.csv", "--preset", "hyperliquid"), 2, "cannot read none.csv"),
     ],
@@ -103,6 +105,25 @@ def test_when_the_server_is_away_it_says_how_to_get_one():
     assert done.exit_code == 3
     assert "no server answers at 127.0.0.1:1" in done.stderr
     assert "challenge-engine serve" in done.stderr
+
+
+def test_when_it_stays_open_what_was_recorded_it_says_how_to_repeat_the_command(fake, sdk):
+    made = sdk.create_challenge(initial_balance=100_000)
+    fake.fail_next("SubmitTrade", "OUTCOME_UNKNOWN", times=100, after_commit=True)
+    arguments = ["--target", fake.address, "--timeout", "0.3", "submit", made.challenge_id, "7"]
+    failed = CliRunner().invoke(app, arguments)
+    assert failed.exit_code == 3
+    (options,) = re.findall(r"to repeat it without doubling anything, add (.*)", failed.stderr)
+    fake.fail_no_more()
+    assert "replayed" in invoke(fake.address, "submit", made.challenge_id, "7", *options.split()).stdout
+    assert sdk.get_challenge(made.challenge_id).equity == 100_007
+
+
+def test_what_others_have_named_is_shown_as_it_is(run, sdk):
+    made = sdk.create_challenge(initial_balance=1, labels={"desk": "[emea]", "x": "[/x]"})
+    shown = run("get", made.challenge_id).stdout
+    assert "desk=[emea], x=[/x]" in shown
+    assert "desk=[emea], x=[/x]" in run("list").stdout
 
 
 def test_watch_shows_open_challenges_with_course_and_limits(run, sdk):
@@ -142,6 +163,8 @@ def test_a_chart_is_drawn_from_the_recorded_decisions(run, fake, sdk, tmp_path):
     run("chart", pending.challenge_id, "-o", str(tmp_path / "empty.png"))
     refused = invoke(fake.address, "chart", made.challenge_id, "-o", "x.gif", code=2)
     assert "must end in .png, .svg, .pdf" in refused.stderr
+    refused = invoke(fake.address, "chart", made.challenge_id, "-o", "/nonexistent/x.png", code=2)
+    assert "cannot write /nonexistent/x.png" in refused.stderr
 
 
 def test_the_shipped_trades_come_to_the_table_of_the_demo_and_twice_to_the_same(real_server_address, shipped):
@@ -195,6 +218,34 @@ def test_bad_rows_are_named_by_line_and_the_rest_is_imported(fake, sdk, tmp_path
     assert [(row["line"], row["reason"]) for row in rows] == [
         ("3", "BAD_ROW"), ("5", "VALIDATION_FAILED"), ("6", "BAD_ROW"),
     ]  # fmt: skip
+
+
+def test_while_the_server_is_in_trouble_an_import_says_to_run_it_again(fake, sdk, tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text("when,pnl,symbol\n2026-03-02T12:00Z,1,ES\n2026-03-02T12:01Z,2,ES\n", encoding="utf-8")
+    fake.fail_next("BatchSubmitTrades", "DATABASE_UNAVAILABLE", times=1000)
+    arguments = ["--target", fake.address, "--timeout", "0.3", "import", str(path), *COLUMNS]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 3
+    assert "2 rows have no decision yet: run the same import again" in done.stdout
+    fake.fail_no_more()
+    assert "2, 0" in invoke(fake.address, "import", str(path), *COLUMNS).stdout
+    assert (
+        "cannot write"
+        in invoke(fake.address, "import", str(path), *COLUMNS, "--report", "/nonexistent/r.csv", code=2).stderr
+    )
+
+
+def test_the_same_balance_is_the_same_challenge_however_it_is_written(fake, sdk, tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text("when,pnl,symbol\n2026-03-02T12:00Z,1,ES\n", encoding="utf-8")
+    for balance in ("100000", "100000.00"):
+        invoke(fake.address, "import", str(path), *COLUMNS, "--balance", balance)
+    assert len(list(sdk.list_challenges())) == 1
+    assert (
+        "must be a plain decimal number"
+        in invoke(fake.address, "import", str(path), *COLUMNS, "--balance", "100,000", code=2).stderr
+    )
 
 
 def test_an_import_that_broke_off_goes_on_where_it_was(fake, sdk, tmp_path):

@@ -69,6 +69,37 @@ assert in_child(lambda: client.create_challenge(initial_balance="1").last_sequen
     )
 
 
+def test_many_threads_of_the_child_share_one_new_channel(server_address):
+    run(
+        """
+import threading
+client = ChallengeClient(target, timeout_s=20)
+made = client.create_challenge(initial_balance="100000")
+held = client._connection._lock
+
+def work():
+    failed = []
+
+    def ask():
+        try:
+            client.get_challenge(made.challenge_id)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(failed)
+
+with held:  # as another thread of the parent might at the moment of the fork
+    assert in_child(work) == 0
+""",
+        server_address,
+    )
+
+
 def test_a_closed_client_stays_closed_in_the_child(server_address):
     run(
         """

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from challenge_client import ChallengeError, TransportError
-from challenge_client.retries import FIRST_DELAY_S, MAX_DELAY_S, Attempts, is_undecided, passes
+from challenge_client.retries import FIRST_DELAY_S, MAX_DELAY_S, Attempts, describe, is_undecided, passes
 from challenge_client.statuses import ERROR_CLASSES
 
 Code = grpc.StatusCode
@@ -47,6 +47,32 @@ def test_a_trade_is_undecided_when_machinery_failed_and_not_when_it_was_refused(
 @pytest.mark.parametrize("code", list(Code))
 def test_of_what_grpc_itself_says_only_unavailable_passes(code):
     assert passes(TransportError("no", code=code)) is (code is Code.UNAVAILABLE)
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_a_trade_that_grpc_itself_failed_is_undecided_whatever_the_code(code):
+    """A proxy that answers 404 has refused nothing: later trades of the challenge have to wait."""
+    assert is_undecided(TransportError("no", code=code))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "open_"),
+    [
+        ("OUTCOME_UNKNOWN", "DATABASE_UNAVAILABLE", True),
+        ("DRAINING", "DATABASE_UNAVAILABLE", False),
+        ("OUTCOME_UNKNOWN", "CHALLENGE_TERMINAL", False),
+    ],
+)
+def test_an_error_tells_when_an_earlier_attempt_may_have_been_recorded(first, last, open_):
+    """A refusal says that it was not: a recorded trade would have been answered by its decision."""
+    attempts = begun()
+    attempts.delay_s(error(first), 100, 0)
+    attempts.begin(101)
+    final = error(last)
+    describe(final, "SubmitTrade", None, attempts)
+    assert final.may_be_recorded is open_
+    assert ("may have been recorded" in str(final)) is open_
+    assert ("Nothing was written" in str(final)) is (not open_ and last == "DATABASE_UNAVAILABLE")
 
 
 def test_a_reason_that_only_a_newer_server_knows_passes_by_its_code():

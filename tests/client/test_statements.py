@@ -50,6 +50,44 @@ def test_equal_rows_are_trades_of_their_own_with_ids_that_do_not_depend_on_other
     assert {t.trade_id for t in twice.trades} < {t.trade_id for t in moved.trades}
 
 
+@pytest.mark.parametrize("text", ["1.5", "12.3456", "1.23,4", "0.35"])
+def test_a_point_that_does_not_part_thousands_is_refused_where_the_comma_is_decimal(write, text):
+    file = read(write(f'when,pnl\n2026-03-02T12:00Z,"{text}"\n'), Columns(time="when", pnl="pnl", decimal_comma=True))
+    assert (file.statements, len(file.refused)) == ([], 1)
+    assert "such as -1.234,56" in file.refused[0].message
+
+
+def test_a_file_with_the_newest_first_is_read_from_its_end(write):
+    """So ties keep the order in which they happened, and a row that is added later changes no other."""
+    rows = "2026-03-02T12:01Z,3\n2026-03-02T12:00Z,2\n2026-03-02T12:00Z,1\n"
+    file = read(write("when,pnl\n" + rows))
+    assert [t.realized_pnl for t in only(file).trades] == [1, 2, 3]
+    grown = read(
+        write("when,pnl\n2026-03-02T12:01Z,4\n2026-03-02T12:01Z,3\n2026-03-02T12:00Z,2\n2026-03-02T12:00Z,1\n")
+    )
+    assert only(grown).trades[:3] == only(file).trades
+
+
+def test_a_time_that_clocks_skipped_is_refused(write):
+    columns = Columns(time="when", pnl="pnl", zone="Europe/Berlin")
+    file = read(write("when,pnl\n2026-03-29T02:30,1\n2026-03-29T03:30,2\n"), columns)
+    assert [t.realized_pnl for t in only(file).trades] == [2]
+    assert "must be a time that exists in Europe/Berlin" in file.refused[0].message
+
+
+def test_one_account_alone_can_be_read(write):
+    columns = Columns(time="when", pnl="pnl", account="who")
+    path = write("when,pnl,who\n2026-03-02T12:00Z,1,ann\n2026-03-02T12:00Z,x,bob\n")
+    assert read_file(path, columns, "", only="ann").refused == []
+    with pytest.raises(UsageError, match="has no account 'cat'; it has 'ann', 'bob'"):
+        read_file(path, columns, "", only="cat")
+
+
+def test_a_file_that_is_no_csv_is_refused_as_a_whole(write):
+    with pytest.raises(UsageError, match="is not well-formed CSV from line 3 on"):
+        read(write('when,pnl\n2026-03-02T12:00Z,1\n"2026-03-02T12:00Z,2\n'))
+
+
 def test_a_bad_row_changes_no_id_of_its_equals(write):
     columns = Columns(time="when", pnl="pnl", symbol="symbol")
     good = only(read(write("when,pnl,symbol\n2026-03-02T12:00Z,1,A\n2026-03-02T12:00Z,1,A\n"), columns))
@@ -80,7 +118,9 @@ def test_a_time_that_names_its_zone_keeps_it(write):
     [
         ("1 234.5", False, "1234.5"),
         ("1\u00a0234.5", False, "1234.5"),
-        ("'-1'234.5'", False, "-1234.5"),
+        ("-1'234.5", False, "-1234.5"),
+        ('"1.234.567,5"', True, "1234567.5"),
+        ('"0,5"', True, "0.5"),
         ('"1.234,56"', True, "1234.56"),
         ("+7", False, "7"),
         ("1.5E+2", False, "150"),
@@ -99,6 +139,7 @@ def test_numbers_as_people_write_them(write, text, decimal_comma, pnl):
         ("2026-03-02T12:00Z,abc", "pnl must be a number such as -12.5, got 'abc'"),
         ("2026-03-02T12:00Z,", "pnl must be a number such as -12.5, got ''"),
         ("2026-03-02T12:00Z,nan", "pnl must be a number"),
+        ("2026-03-02T12:00Z,1 5", "pnl must be a number"),
         ("2026-03-02T12:00Z,1e99", "at most 16 digits before the point"),
         ("2026-03-02T12:00Z,0.123456789", "at most 8 decimal places"),
         ("yesterday,1", "when must be a time in ISO 8601, got 'yesterday'"),

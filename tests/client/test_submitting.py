@@ -1,7 +1,7 @@
 """Many submissions on their way, without any I/O: against a server that fails in every way at every place."""
 
 import dataclasses
-import itertools
+import random
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -144,11 +144,10 @@ def test_every_submission_has_one_outcome_in_the_order_of_its_challenge_whatever
 
 
 def test_what_only_passes_costs_no_trade_and_no_order():
-    turns = itertools.count()
-    passing = {0: "lost", 3: "lost after commit", 8: "conflict"}
+    chance = random.Random(7)
 
     def script(options):
-        wanted = passing.get(next(turns) % 11)
+        wanted = chance.choice(["fine", "fine", "lost", "lost after commit", "conflict"])
         return wanted if wanted in options else "fine"
 
     submissions = [submission("abc"[number % 3], number) for number in range(200)]
@@ -156,6 +155,27 @@ def test_what_only_passes_costs_no_trade_and_no_order():
     assert all(isinstance(outcome, Decision) for outcome in outcomes)
     assert sorted(map(asked_for, outcomes)) == sorted((s.challenge_id, s.trade.trade_id) for s in submissions)
     assert any(outcome.replayed for outcome in outcomes)
+
+
+def test_nothing_is_read_while_something_waits_to_be_sent_again():
+    """To read may take long, and what waits has a deadline."""
+    submitting = Submitting(chunk_size=1, max_calls=3, timeout_s=10, max_attempts=None)
+    submitting.add(submission("a", 1))
+    (batch,) = submitting.due(0)
+    batch.attempts.begin(0)
+    assert submitting.wants
+    submitting.answered(batch, [WriteConflictError("no", code=Code.ABORTED)], 0, 0.5)
+    assert not submitting.wants
+    assert list(submitting.due(1)) == [batch]
+    assert submitting.wants
+
+
+def test_a_submission_that_cannot_be_sent_costs_no_other():
+    bad = TradeSubmission("a", Trade("t2", 1, MORNING), expected_sequence="4")
+    server = ScriptedServer(lambda _: "fine")
+    with pytest.raises(TypeError, match="expected_sequence must be an int"):
+        run([submission("a", 1), bad], server, lambda _: 0)
+    assert len(server.recorded["a"]) == 1
 
 
 def test_an_endless_source_is_read_no_further_than_its_outcomes_are_taken():

@@ -124,3 +124,29 @@ def test_when_it_is_closed_streams_end_and_calls_find_nobody():
         client.create_challenge(initial_balance=1)
     client.close()
     fake.close()
+
+
+def test_pages_neither_skip_nor_repeat_what_changes_in_between(fake):
+    with fake.client() as client:
+        ids = [client.create_challenge(initial_balance=100).challenge_id for _ in range(6)]
+        seen = []
+        for challenge in client.list_challenges(statuses=["PENDING"], page_size=1):
+            seen.append(challenge.challenge_id)
+            client.submit_trade(challenge.challenge_id, trade_id="1", realized_pnl=1, executed_at=NOON)
+        assert sorted(seen) == sorted(ids)
+
+
+def test_a_cursor_that_was_tampered_with_is_a_mismatch_and_leaks_nothing(fake):
+    import base64
+    import json
+
+    from challenge_client import CursorMismatchError
+
+    with fake.client() as client:
+        client.create_challenge(initial_balance=1)
+        cursor = next(client.stream_events(from_beginning=True)).cursor
+        content = json.loads(base64.urlsafe_b64decode(cursor))
+        for tampered in (content[:-1], [*content[:-1], 99]):
+            text = base64.urlsafe_b64encode(json.dumps(tampered).encode()).decode()
+            with pytest.raises(CursorMismatchError):
+                next(client.stream_events(after_cursor=text))

@@ -78,7 +78,10 @@ def draw(challenge: Challenge, trades: Sequence[RecordedTrade], path: Path) -> N
     )
     _mark_the_end(axes, challenge, course)
     _dress(axes, challenge, course)
-    figure.savefig(path)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _draw_days(axes: Axes, course: Course) -> None:

@@ -17,18 +17,20 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from challenge_client import inputs
 from challenge_client.async_client import AsyncChallengeClient
 from challenge_client.channels import DEFAULT_TARGET
 from challenge_client.cli import importing, output, statements
-from challenge_client.cli.charting import draw
 from challenge_client.cli.outcomes import Exit, UsageError, explained
 from challenge_client.cli.watching import Watch
 from challenge_client.client import ChallengeClient
 from challenge_client.enums import ChallengeStatus
-from challenge_client.testing import FakeChallengeServer
+from challenge_client.errors import ChallengeError
+from challenge_client.retries import is_undecided
 from challenge_client.values import Decision, Limits
 
 DEFAULT_TIMEOUT_S = 10.0
+MIN_REST_S = 0.25
 
 app = typer.Typer(
     name="challenge",
@@ -81,6 +83,17 @@ def _client(context: typer.Context) -> Iterator[ChallengeClient]:
         yield client
 
 
+@contextmanager
+def _repeatable(options: str) -> Iterator[None]:
+    """When it stays open what was recorded, says how to repeat the command without doubling anything."""
+    try:
+        yield
+    except ChallengeError as error:
+        if is_undecided(error):
+            typer.echo(f"to repeat it without doubling anything, add {options}", err=True)
+        raise
+
+
 @app.command()
 def create(
     context: typer.Context,
@@ -98,13 +111,14 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a challenge."""
-    with _client(context) as client:
+    minted = challenge_id or str(uuid.uuid4())
+    with _client(context) as client, _repeatable(f"--id {minted}"):
         challenge = client.create_challenge(
             initial_balance=balance,
             limits=Limits(daily, total, profit),
             currency_code=currency,
             labels=_labels(label or ()),
-            challenge_id=challenge_id,
+            challenge_id=minted,
         )
         _show(challenge, as_json)
 
@@ -115,7 +129,8 @@ def submit(
     challenge_id: ChallengeId,
     pnl: Annotated[str, typer.Argument(metavar="PNL", help="Realized P&L after costs; put -- before a negative one.")],
     trade_id: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="The trade's id: repeating the command is then safe.")
+        str | None,
+        typer.Option("--id", metavar="ID", help="The trade's id; with --at it is safe to repeat."),
     ] = None,
     executed_at: Annotated[
         str | None, typer.Option("--at", metavar="TIME", help="When it was executed, ISO 8601 with a zone. Now.")
@@ -125,15 +140,20 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Decide one trade."""
+    minted = trade_id or str(uuid.uuid4())
     with _client(context) as client:
-        decision = client.submit_trade(
-            challenge_id,
-            trade_id=trade_id or str(uuid.uuid4()),
-            realized_pnl=pnl,
-            executed_at=datetime.now(UTC) if executed_at is None else _moment(executed_at),
-            symbol=symbol,
-            validate_only=dry_run,
-        )
+        if trade_id is not None and executed_at is None:
+            raise UsageError("--id needs --at: the same trade again must have been executed at the same time")
+        moment = datetime.now(UTC) if executed_at is None else _moment(executed_at)
+        with _repeatable(f"--id {minted} --at {moment.isoformat()}"):
+            decision = client.submit_trade(
+                challenge_id,
+                trade_id=minted,
+                realized_pnl=pnl,
+                executed_at=moment,
+                symbol=symbol,
+                validate_only=dry_run,
+            )
         if as_json:
             output.print_json(decision)
         else:
@@ -258,6 +278,8 @@ async def _watch(options: Options, ids: list[str], interval_s: float, *, once: b
                     pass
                 changed.clear()
                 await look()
+                # However much happens, the server is asked no more often than this.
+                await asyncio.sleep(min(MIN_REST_S, interval_s))
                 if not as_json:
                     live.update(screen.render(), refresh=True)
         await following
@@ -271,6 +293,8 @@ def chart(
     as_json: AsJson = False,
 ) -> None:
     """Draw a challenge: equity, peak, days, the three limits, and the trade that decided."""
+    from challenge_client.cli.charting import draw  # noqa: PLC0415 -- a plotting library is slow to load
+
     with _client(context) as client:
         challenge = client.get_challenge(challenge_id)
         last = challenge.last_sequence
@@ -337,28 +361,34 @@ def import_(
     One challenge for each account of the file. Repeating an import, also one that was interrupted, is safe: what was
     accepted is replayed, and nothing changes. Trades that share a time are spread by a microsecond each.
     """
+    from challenge_client.testing import FakeChallengeServer  # noqa: PLC0415 -- for dry runs alone
+
     options: Options = context.obj
     with explained(options.target):
         columns = statements.overridden(
             preset, time=time, pnl=pnl, costs=tuple(cost or ()), added=tuple(add or ()), symbol=symbol, account=account,
             trade_id=trade_id, time_format=time_format, zone=zone, decimal_comma=decimal_comma or None,
         )  # fmt: skip
-        file = statements.read_file(path, columns, default_account=path.stem)
-        if only is not None:
-            file.statements = [statement for statement in file.statements if statement.account == only]
+        file = statements.read_file(path, columns, default_account=path.stem, only=only)
         _check_accounts(file, challenge_id, dry_run=dry_run)
-        terms = importing.Terms(balance, Limits(daily, total, profit), currency, series)
+        if report_path is not None:
+            _write_refused((), report_path)
+        terms = importing.Terms(
+            inputs.amount(balance, "--balance"), Limits(daily, total, profit), currency or "USD", series
+        )
         with FakeChallengeServer() if dry_run else nullcontext() as fake:
             target = fake.address if fake is not None else options.target
             with ChallengeClient(target, timeout_s=options.timeout_s) as client, _progress(file) as advance:
                 report = importing.send(client, file, terms, challenge_id, advance)
-    if report_path is not None:
-        _write_refused(report, report_path)
+        if report_path is not None:
+            _write_refused(report.refused, report_path)
     if as_json:
         output.print_json(importing.report_as_json(report))
     else:
         title = f"\nWhat {path.name} comes to (nothing was sent)" if dry_run else f"\nImported {path.name}"
         importing.print_report(Console(), report, title=title)
+    if report.undecided:
+        raise typer.Exit(Exit.UNREACHABLE)
     if report.faults:
         raise typer.Exit(Exit.PARTLY)
 
@@ -382,11 +412,15 @@ def _progress(file: statements.File) -> Iterator[Any]:
         yield lambda count: progress.advance(bar, count)
 
 
-def _write_refused(report: importing.Report, path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("line", "reason", "message"))
-        writer.writerows((row.line, row.reason, row.message) for row in report.refused)
+def _write_refused(rows: Iterable[statements.RefusedRow], path: Path) -> None:
+    """Written before anything is sent, too, so that a path that does not work is found in time."""
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("line", "reason", "message"))
+            writer.writerows((row.line, row.reason, row.message) for row in rows)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _show(challenge: Any, as_json: bool) -> None:

@@ -4,6 +4,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -18,8 +19,13 @@ from challenge_client.cli.output import coloured, evidence, number
 from challenge_client.cli.statements import File, RefusedRow, Statement
 from challenge_client.client import ChallengeClient
 from challenge_client.enums import Rule
-from challenge_client.errors import ChallengeError, ChallengeTerminalError
-from challenge_client.inputs import NumberLike
+from challenge_client.errors import (
+    ChallengeError,
+    ChallengeTerminalError,
+    DatabaseUnavailableError,
+    TransportError,
+)
+from challenge_client.retries import is_undecided
 from challenge_client.values import Challenge, Decision, Limits, TradeSubmission
 
 IMPORTS = uuid.UUID("6f1b3e5c-0a52-4b7e-9a3d-5f2c8f0d7e11")
@@ -32,7 +38,7 @@ MAX_SHOWN_ROWS = 20
 class Terms:
     """What the challenges of an import are made with."""
 
-    initial_balance: NumberLike
+    initial_balance: Decimal
     limits: Limits
     currency_code: str
     series: str
@@ -48,7 +54,8 @@ class Imported:
     accepted: int = 0
     replayed: int = 0
     terminal: int = 0
-    deciding: Decision | None = None
+    undecided: int = 0
+    """Rows without a decision, because the server was away or in trouble."""
     worst_day: date | None = None
     worst_day_pct: Decimal = Decimal(0)
     refused: list[RefusedRow] = field(default_factory=list)
@@ -57,13 +64,13 @@ class Imported:
         """Note what became of a row."""
         if isinstance(outcome, ChallengeError):
             self.terminal += isinstance(outcome, ChallengeTerminalError)
+            self.undecided += is_undecided(outcome)
             # The fields of the file's row, not of the call that it travelled in.
             named = [f"{bad.field.rpartition('.')[2]}: {bad.description}" for bad in outcome.field_violations]
             self.refused.append(RefusedRow(line, str(outcome.reason), "; ".join(named) or outcome.message))
             return
         self.replayed += outcome.replayed
         self.accepted += not outcome.replayed
-        self.deciding = outcome
         daily = next(e.observed_pct for e in outcome.evaluations if e.rule is Rule.MAX_DAILY_DRAWDOWN)
         if self.worst_day is None or daily > self.worst_day_pct:
             self.worst_day, self.worst_day_pct = outcome.executed_at.date(), daily
@@ -83,6 +90,11 @@ class Report:
         return sorted(rows, key=lambda row: row.line)
 
     @property
+    def undecided(self) -> int:
+        """How many rows have no decision yet; the same import again gives it."""
+        return sum(account.undecided for account in self.accounts)
+
+    @property
     def faults(self) -> list[RefusedRow]:
         """Those that were refused for another reason than that the challenge had ended before."""
         return [row for row in self.refused if row.reason != "CHALLENGE_TERMINAL"]
@@ -93,7 +105,7 @@ def challenge_id_of(account: str, terms: Terms) -> str:
     the first one's."""
     limits = terms.limits
     named = [
-        account, format(Decimal(terms.initial_balance), "f"), terms.currency_code, terms.series,
+        account, format(terms.initial_balance, "f"), terms.currency_code, terms.series,
         *(format(limit.normalize(), "f") for limit in (
             limits.max_daily_drawdown_pct, limits.max_total_drawdown_pct, limits.profit_target_pct
         )),
@@ -131,7 +143,9 @@ def send(
         accounts[ident].take(outcome, next(lines[ident, trade_id]))
         progress(1)
     for ident, imported in accounts.items():
-        imported.challenge = client.get_challenge(ident)
+        # When the server is away by now, what is known already is worth telling.
+        with suppress(TransportError, DatabaseUnavailableError):
+            imported.challenge = client.get_challenge(ident)
     return Report(file, list(accounts.values()))
 
 
@@ -156,6 +170,10 @@ def print_report(console: Console, report: Report, *, title: str) -> None:
             f"{after_the_end} rows came after their challenge had ended (CHALLENGE_TERMINAL) and changed nothing",
             style="dim",
         )
+    if report.undecided:
+        console.print(
+            Text(f"{report.undecided} rows have no decision yet: run the same import again", style="bold yellow")
+        )
     faults = report.faults
     if faults:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in Counter(row.reason for row in faults).items())
@@ -171,6 +189,7 @@ def report_as_json(report: Report) -> dict[str, Any]:
     return {
         "rows": report.file.rows,
         "skipped": report.file.skipped,
+        "undecided": report.undecided,
         "accounts": [
             {
                 "account": account.statement.account,
@@ -189,10 +208,10 @@ def report_as_json(report: Report) -> dict[str, Any]:
 
 
 def _table(accounts: Sequence[Imported], title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     table.add_column("account", style="dim")
     for account in accounts:
-        table.add_column(_short(account.statement.account))
+        table.add_column(Text(_short(account.statement.account)))
     rows: list[tuple[str, Callable[[Imported], Any]]] = [
         ("challenge", lambda a: a.challenge.challenge_id),
         ("trades", lambda a: f"{a.challenge.last_sequence} of {len(a.statement.trades)} rows"),

@@ -49,6 +49,11 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(plain(value), ensure_ascii=False))
 
 
+def literal(value: str | Text) -> Text:
+    """What others have named, such as labels, is shown as it is: brackets in it are no markup."""
+    return value if isinstance(value, Text) else Text(value)
+
+
 def coloured(status: ChallengeStatus) -> Text:
     """A status in its colour."""
     return Text(str(status), style=COLOURS.get(status, ""))
@@ -115,7 +120,7 @@ def print_challenge(console: Console, challenge: Challenge) -> None:
     ]
     for name, value in rows:
         if value:
-            table.add_row(name, value)
+            table.add_row(name, literal(value))
     for evaluation in challenge.evaluations:
         table.add_row(str(evaluation.rule).lower().replace("_", " "), evidence(evaluation))
     console.print(table)
@@ -146,7 +151,7 @@ def table_of(
             name, justify="right" if name in right else "left", overflow="fold", no_wrap=name not in folded
         )
     for item in items:
-        table.add_row(*(read(item) for read in columns.values()))
+        table.add_row(*(literal(read(item)) for read in columns.values()))
     return table
 
 

@@ -2,12 +2,13 @@
 
 import csv
 import hashlib
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -20,8 +21,11 @@ BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf
 TRADE_ID_DIGITS = 24
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?", re.ASCII)
 _OFFSET = re.compile(r"([+-])([0-9]{2}):([0-9]{2})", re.ASCII)
-_SPACES = re.compile(r"[\s\u00a0\u202f']")
-"""What people put between thousands."""
+_GROUPED = re.compile(r"([+-]?)([0-9]{1,3}(?:[ \u00a0\u202f'][0-9]{3})+)(\.[0-9]+)?")
+_GROUPED_WITH_COMMA = re.compile(r"([+-]?)([0-9]{1,3}(?:[. \u00a0\u202f'][0-9]{3})+|[0-9]+)(?:,([0-9]+))?")
+"""Thousands apart; whatever else stands between digits is refused rather than taken away."""
+EXACT = Context(prec=100, traps=[Inexact, InvalidOperation])
+"""Sums of amounts are never rounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +112,11 @@ class File:
     skipped: int
 
 
-def read_file(path: Path, columns: Columns, default_account: str) -> File:
-    """Read a file. `UsageError` when it is not one of the kind; bad rows are in `refused`."""
+def read_file(path: Path, columns: Columns, default_account: str, only: str | None = None) -> File:
+    """Read a file, or one account of it. `UsageError` when it is not one of the kind; bad rows are in `refused`.
+
+    A file whose times only go back is read from its end: it is one with the newest first.
+    """
     header, rows = _rows_of(path)
     missing = [name for name in dict.fromkeys(columns.needed) if name not in header]
     if missing:
@@ -122,6 +129,7 @@ def read_file(path: Path, columns: Columns, default_account: str) -> File:
     file = File([], [], 0, 0)
     found: dict[str, list[tuple[int, Trade]]] = {}
     occurrences: Counter[tuple[str, str]] = Counter()
+    accounts: set[str] = set()
     for line, cells in rows:
         file.rows += 1
         if len(cells) != len(header):
@@ -133,6 +141,9 @@ def read_file(path: Path, columns: Columns, default_account: str) -> File:
             file.skipped += 1
             continue
         account = row[columns.account].strip() if columns.account else default_account
+        accounts.add(account)
+        if only not in (None, account):
+            continue
         # Counted before the row is judged, so that a row has the same id when another one is mended.
         content = hashlib.sha256("\x1f".join(cells).encode()).hexdigest()[:TRADE_ID_DIGITS]
         occurrences[account, content] += 1
@@ -143,13 +154,22 @@ def read_file(path: Path, columns: Columns, default_account: str) -> File:
             file.refused.append(RefusedRow(line, "BAD_ROW", str(error)))
         else:
             found.setdefault(account, []).append((line, trade))
-    for account, numbered in found.items():
-        lines: dict[str, list[int]] = {}
-        # `spread_ties` sorts in the same, stable way.
-        for line, trade in sorted(numbered, key=lambda pair: pair[1].executed_at):
-            lines.setdefault(trade.trade_id, []).append(line)
-        file.statements.append(Statement(account, spread_ties(trade for _, trade in numbered), lines))
+    if only is not None and only not in accounts:
+        raise UsageError(f"{path.name} has no account {only!r}; it has {', '.join(map(repr, sorted(accounts)))}")
+    file.statements = [_statement(account, numbered) for account, numbered in found.items()]
     return file
+
+
+def _statement(account: str, numbered: list[tuple[int, Trade]]) -> Statement:
+    """The trades of one account, each with its line, as they were found."""
+    moments = [trade.executed_at for _, trade in numbered]
+    if moments[0] > moments[-1] and moments == sorted(moments, reverse=True):
+        numbered.reverse()
+    lines: dict[str, list[int]] = {}
+    # `spread_ties` sorts in the same, stable way.
+    for line, trade in sorted(numbered, key=lambda pair: pair[1].executed_at):
+        lines.setdefault(trade.trade_id, []).append(line)
+    return Statement(account, spread_ties(trade for _, trade in numbered), lines)
 
 
 def overridden(preset: str | None, **given: object) -> Columns:
@@ -170,19 +190,22 @@ def _rows_of(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path.name} is not UTF-8 (byte {error.start}); save it as UTF-8 or UTF-16") from None
-    lines = text.splitlines(keepends=True)
-    if not lines:
+    if not text.strip():
         raise UsageError(f"{path.name} is empty")
-    delimiter = max(DELIMITERS, key=lines[0].count)
-    reader = csv.reader(lines, delimiter=delimiter)
-    header = _distinct([name.strip() for name in next(reader)])
+    delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
 
     def rows() -> Iterator[tuple[int, list[str]]]:
         line = reader.line_num + 1
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield line, cells
-            line = reader.line_num + 1
+        try:
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    yield line, cells
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise UsageError(f"{path.name} is not well-formed CSV from line {line} on: {error}") from None
+
+    header = _distinct([name.strip() for name in next(rows())[1]])
 
     return header, rows()
 
@@ -198,23 +221,25 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _trade(row: Mapping[str, str], columns: Columns, trade_id: str, zone: tzinfo) -> Trade:
-    pnl = sum(
+    pnl = Decimal(0)
+    for name, sign in columns.amounts:
         # Costs that are left empty are none; a trade without a P&L is none.
-        (
-            sign * _number(row[name] if name == columns.pnl else row[name].strip() or "0", name, columns.decimal_comma)
-            for name, sign in columns.amounts
-        ),
-        Decimal(0),
-    )
+        text = row[name] if name == columns.pnl else row[name].strip() or "0"
+        amount = _number(text, name, columns.decimal_comma)
+        pnl = EXACT.add(pnl, amount) if sign > 0 else EXACT.subtract(pnl, amount)
     symbol = row[columns.symbol].strip() if columns.symbol else ""
     return Trade(trade_id, pnl, _moment(row[columns.time], columns, zone), symbol)
 
 
 def _number(text: str, name: str, decimal_comma: bool) -> Decimal:
-    plain = _SPACES.sub("", text)
-    plain = plain.replace(".", "").replace(",", ".") if decimal_comma else plain
-    if _NUMBER.fullmatch(plain) is None:
-        raise ValueError(f"{name} must be a number such as -12.5, got {text!r}")
+    plain = text.strip()
+    if decimal_comma and (match := _GROUPED_WITH_COMMA.fullmatch(plain)):
+        return Decimal(match[1] + re.sub("[^0-9]", "", match[2]) + (f".{match[3]}" if match[3] else ""))
+    if not decimal_comma and (match := _GROUPED.fullmatch(plain)):
+        return Decimal(match[1] + re.sub("[^0-9]", "", match[2]) + (match[3] or ""))
+    if decimal_comma or _NUMBER.fullmatch(plain) is None:
+        example = "-1.234,56" if decimal_comma else "-12.5"
+        raise ValueError(f"{name} must be a number such as {example}, got {text!r}")
     return Decimal(plain)
 
 
@@ -226,7 +251,12 @@ def _moment(text: str, columns: Columns, zone: tzinfo) -> datetime:
     except ValueError:
         wanted = f"of the form {columns.time_format}" if columns.time_format else "in ISO 8601"
         raise ValueError(f"{columns.time} must be a time {wanted}, got {text!r}") from None
-    return moment if moment.utcoffset() is not None else moment.replace(tzinfo=zone)
+    if moment.utcoffset() is not None:
+        return moment
+    moment = moment.replace(tzinfo=zone)
+    if moment.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != moment.replace(tzinfo=None):
+        raise ValueError(f"{columns.time} must be a time that exists in {columns.zone}, where clocks skipped {text!r}")
+    return moment
 
 
 def _zone(name: str) -> tzinfo:

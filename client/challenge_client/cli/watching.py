@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from challenge_client.async_client import AsyncChallengeClient
+from challenge_client.cli.outcomes import UsageError
 from challenge_client.cli.output import coloured, event_line, meter, number, sparkline
 from challenge_client.enums import ChallengeStatus
 from challenge_client.values import Challenge, ChallengeEvent
@@ -33,6 +34,8 @@ class Watch:
     """What is on the screen."""
 
     def __init__(self, client: AsyncChallengeClient, ids: Sequence[str]) -> None:
+        if len(ids) > MAX_WATCHED:
+            raise UsageError(f"at most {MAX_WATCHED} challenges can be watched, got {len(ids)}")
         self._client = client
         self._ids = list(ids)
         self._watched: dict[str, Watched] = {}
@@ -87,12 +90,13 @@ class Watch:
         return Group(table, Text(""), *events) if events else Group(table)
 
     async def _newest(self) -> list[Challenge]:
-        """Open challenges when none are named, and those that ended while they were watched."""
+        """Those that are watched, also when they have ended, and the newest open ones as far as there is room."""
         statuses = (ChallengeStatus.PENDING, ChallengeStatus.ACTIVE)
         found = [challenge async for challenge in self._client.list_challenges(statuses=statuses, page_size=1000)]
         known = [watched.challenge for watched in self._watched.values()]
         fresh = [challenge for challenge in found if challenge.challenge_id not in self._watched]
-        return [*known, *fresh][-MAX_WATCHED:]
+        places = max(0, MAX_WATCHED - len(known))
+        return [*known, *fresh[len(fresh) - min(places, len(fresh)) :]]
 
 
 def _name(challenge: Challenge) -> Text:

@@ -151,7 +151,7 @@ class Memory:
         with self.changed:
             end = len(self._events)
         kind, *rest = _unsealed(cursor) or ["none"]
-        if kind != "cursor" or rest[:2] != [self._log_id, wanted.scope()] or rest[2] > end:
+        if kind != "cursor" or rest[:2] != [self._log_id, wanted.scope()] or len(rest) < 3 or rest[2] > end:
             raise CursorMismatchError
         return int(rest[2])
 
@@ -188,20 +188,18 @@ class Memory:
             self.changed.notify_all()
 
 
-def page_token(scope: object, start: int) -> str:
-    """The token of the page that begins at the item of an index."""
-    return _sealed(["page", scope, start])
+def page_token(scope: object, last: Any) -> str:
+    """The token of the page that begins behind the item of a key."""
+    return _sealed(["page", scope, last])
 
 
-def page_start(scope: object, token: str) -> int:
-    """Where the page of a token begins; `ValidationError` when it is not one of this list."""
-    if not token:
-        return 0
+def page_start(scope: object, token: str) -> Any:
+    """The key behind which the page of a token begins; `ValidationError` when it is not one of this list."""
     kind, *rest = _unsealed(token) or ["none"]
-    if kind != "page" or rest[:1] != [scope]:
+    if kind != "page" or len(rest) != 2 or rest[0] != scope:
         description = "must be the next_page_token of the page before, with the same filters"
         raise ValidationError([FieldViolation("page_token", description)])
-    return int(rest[1])
+    return rest[1]
 
 
 def _sealed(content: list[Any]) -> str:

@@ -1,5 +1,6 @@
 """The fake server: `FakeService` behind gRPC on loopback, with faults on demand."""
 
+import logging
 import threading
 import time
 import uuid
@@ -24,6 +25,8 @@ from challenge_rules.errors import ErrorReason, FieldViolation, ValidationError
 from challenge_rules.timestamps import from_datetime
 from challenge_wire.statuses import CODES, DETAILS_KEY, to_status
 from propfirm.challenge.v1 import challenge_pb2 as pb
+
+logger = logging.getLogger(__name__)
 
 MAX_THREADS = 100
 """As many calls and streams may be open at once."""
@@ -99,15 +102,25 @@ class FakeChallengeServer:
         with self._lock:
             self._faults.setdefault(method, deque()).extend([(wanted, after_commit)] * times)
 
+    def fail_no_more(self) -> None:
+        """Forget the faults that have not come yet."""
+        with self._lock:
+            self._faults.clear()
+
     def calls(self, method: str) -> int:
         """How many calls of a method have come in, the failed ones included."""
         with self._lock:
             return self._calls.get(method, 0)
 
     def _handler(self, method: Any) -> Any:
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(self._streaming(method))
+        return grpc.unary_unary_rpc_method_handler(self._unary(method))
+
+    def _unary(self, method: Any) -> Callable[[bytes, Any], bytes]:
         answer, request_class = getattr(self._service, method.name), GetMessageClass(method.input_type)
 
-        def unary(data: bytes, context: Any) -> bytes:
+        def handle(data: bytes, context: Any) -> bytes:
             try:
                 fault = self._called(method.name)
                 if fault is not None and not fault[1]:
@@ -117,9 +130,17 @@ class FakeChallengeServer:
                     raise _fault(fault[0])
                 return response.SerializeToString()
             except ChallengeError as error:
-                _abort(context, error)
+                refused = error
+            except Exception:  # noqa: BLE001 -- logged with its error_id, and answered as INTERNAL
+                refused = _unforeseen()
+            _abort(context, refused)
 
-        def streaming(data: bytes, context: Any) -> Iterator[bytes]:
+        return handle
+
+    def _streaming(self, method: Any) -> Callable[[bytes, Any], Iterator[bytes]]:
+        answer, request_class = getattr(self._service, method.name), GetMessageClass(method.input_type)
+
+        def handle(data: bytes, context: Any) -> Iterator[bytes]:
             try:
                 fault = self._called(method.name)
                 if fault is not None:
@@ -128,11 +149,14 @@ class FakeChallengeServer:
                 for response in answer(_decoded(data, request_class), context.is_active):
                     yield response.SerializeToString()
             except ChallengeError as error:
-                _abort(context, error)
+                refused = error
+            except Exception:  # noqa: BLE001 -- logged with its error_id, and answered as INTERNAL
+                refused = _unforeseen()
+            else:
+                return
+            _abort(context, refused)
 
-        if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(streaming)
-        return grpc.unary_unary_rpc_method_handler(unary)
+        return handle
 
     def _called(self, method: str) -> tuple[ErrorReason, bool] | None:
         """Count a call; the fault it shall have, if any."""
@@ -152,6 +176,13 @@ def _decoded(data: bytes, request_class: type[Message]) -> Message:
     except DecodeError:
         name = request_class.DESCRIPTOR.name
         raise ValidationError([FieldViolation("request", f"the bytes are not a {name}")]) from None
+
+
+def _unforeseen() -> ChallengeError:
+    """The answer to a bug of the fake itself; what went wrong is logged, and no caller is told."""
+    error_id = str(uuid.uuid4())
+    logger.exception("answering a call failed; error_id %s", error_id)
+    return rule_errors.InternalError(error_id)
 
 
 def _fault(reason: ErrorReason) -> ChallengeError:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from challenge_client.testing.memory import EventFilter, Memory, page_start, page_token
 from challenge_rules import ChallengeEngine, ChallengeError, ChallengeEvent, ChallengeState, ChallengeStatus
@@ -95,7 +95,7 @@ class FakeService:
             )
 
         found = [state for state in self._memory.challenges() if matches(state)]
-        page, token = _page(found, scope, limit, request.page_token)
+        page, token = _page(found, _created, scope, limit, request.page_token)
         return pb.ListChallengesResponse(challenges=map(self._challenge, page), next_page_token=token)
 
     def ListTrades(self, request: pb.ListTradesRequest) -> pb.ListTradesResponse:  # noqa: N802
@@ -107,7 +107,8 @@ class FakeService:
         limit = messages.page_size_from(request.page_size, checks)
         checks.raise_if_any()
         trades = self._memory.trades(challenge_id)[max(first - 1, 0) : last or None]
-        page, token = _page(trades, ["trades", challenge_id, first, last], limit, request.page_token)
+        scope = ["trades", challenge_id, first, last]
+        page, token = _page(trades, lambda trade: trade.decision.sequence, scope, limit, request.page_token)
         return pb.ListTradesResponse(trades=map(messages.recorded_trade_to, page), next_page_token=token)
 
     def ListEvents(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:  # noqa: N802
@@ -119,7 +120,8 @@ class FakeService:
         limit = messages.page_size_from(request.page_size, checks)
         checks.raise_if_any()
         scope = ["events", wanted.scope(), after]
-        found, _ = self._memory.events(wanted, page_start(scope, request.page_token) or after, limit + 1)
+        start = page_start(scope, request.page_token) if request.page_token else after
+        found, _ = self._memory.events(wanted, start, limit + 1)
         token = page_token(scope, found[limit - 1][0]) if len(found) > limit else ""
         return pb.ListEventsResponse(events=[_event(*each) for each in found[:limit]], next_page_token=token)
 
@@ -195,9 +197,18 @@ class FakeService:
             raise DrainingError
 
 
-def _page(items: list[_ItemT], scope: object, limit: int, token: str) -> tuple[list[_ItemT], str]:
-    start = page_start(scope, token)
-    return items[start : start + limit], page_token(scope, start + limit) if len(items) > start + limit else ""
+def _created(state: ChallengeState) -> list[Any]:
+    return [state.terms.created_at, state.terms.challenge_id]
+
+
+def _page(
+    items: list[_ItemT], key: Callable[[_ItemT], Any], scope: object, limit: int, token: str
+) -> tuple[list[_ItemT], str]:
+    """A page, and the token of the next: what has changed in between neither skips nor repeats an item."""
+    if token:
+        start = page_start(scope, token)
+        items = [item for item in items if key(item) > start]
+    return items[:limit], page_token(scope, key(items[limit - 1])) if len(items) > limit else ""
 
 
 def _event(position: int, event: ChallengeEvent) -> pb.ChallengeEvent:
