@@ -30,6 +30,8 @@ from challenge_rules.timestamps import from_iso, to_datetime
 TRANSPORT = "TRANSPORT"
 UNKNOWN = "UNKNOWN"
 
+READING = ("Get", "List", "Stream")
+"""How the names of calls begin that write nothing."""
 MAY_BE_RECORDED = "An attempt may have been recorded: send the very same again to know."
 
 _T = TypeVar("_T")
@@ -100,6 +102,8 @@ class ChallengeError(Exception):
         if self.attempts > 1:
             text = f"{text.rstrip('.')} (after {self.attempts} attempts)"
         advice = MAY_BE_RECORDED if self.may_be_recorded else self.advice
+        if self.method is not None and self.method.startswith(READING) and isinstance(self, TransportError):
+            advice = "Nothing was to be written; ask again."
         return f"{text.rstrip('.')}. {advice}" if advice else text
 
     def __repr__(self) -> str:

@@ -1,6 +1,7 @@
 """The `challenge` command line against a server: what it prints, and with which code it ends."""
 
 import csv
+import io
 import json
 import re
 import subprocess
@@ -8,12 +9,16 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from challenge_client import ChallengeClient, Trade, TradeSubmission
+from challenge_client import ChallengeClient, ChallengeNotFoundError, Trade, TradeSubmission
+from challenge_client.cli import watching
 from challenge_client.cli.charting import course_of
 from challenge_client.cli.commands import app
+from challenge_client.cli.outcomes import UsageError
 from challenge_client.cli.output import sparkline
+from challenge_client.cli.watching import Watch
 from challenge_client.testing import FakeChallengeServer
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -60,7 +65,7 @@ def test_a_challenge_from_creation_to_its_end(run):
     (made,) = lines(run("create", *arguments))
     assert (made["status"], made["initial_balance"], made["labels"]) == ("PENDING", "50000", {"desk": "7"})
     ident = made["challenge_id"]
-    (dry,) = lines(run("submit", ident, "--dry-run", "--json", "--", "-2000.01"))
+    (dry,) = lines(run("submit", ident, "--dry-run", "--json", "-2000.01"))
     assert (dry["status"], dry["recorded_at"]) == ("FAILED", None)
     arguments = ("submit", ident, "100.5", "--id", "t1", "--at", "2026-03-02T12:00:00Z", "--symbol", "ES")
     assert "ACTIVE" in run(*arguments).stdout
@@ -289,3 +294,33 @@ def test_without_the_extra_it_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "pip install 'challenge-client[cli]'" in done.stderr
+
+
+async def test_watch_lives_through_an_absence_of_the_server(fake, sdk):
+    made = sdk.create_challenge(initial_balance=1)
+    async with fake.async_client(max_attempts=1) as client:
+        screen = Watch(client, [made.challenge_id])
+        assert [challenge.challenge_id for challenge in await screen.look()] == [made.challenge_id]
+        fake.fail_next("GetChallenge", "DRAINING")
+        assert await screen.look_again() == []
+        console = Console(width=200, file=io.StringIO())
+        console.print(screen.render())
+        assert "no answer, as it was before" in console.file.getvalue()
+        sdk.submit_trade(made.challenge_id, trade_id="1", realized_pnl=1, executed_at=NOON)
+        assert [challenge.equity for challenge in await screen.look_again()] == [2]
+        fake.fail_next("GetChallenge", "CHALLENGE_NOT_FOUND")
+        with pytest.raises(ChallengeNotFoundError):
+            await screen.look_again()
+
+
+async def test_no_more_are_watched_than_there_is_room_for_and_those_stay(fake, sdk, monkeypatch):
+    monkeypatch.setattr(watching, "MAX_WATCHED", 2)
+    ids = [sdk.create_challenge(initial_balance=1).challenge_id for _ in range(3)]
+    async with fake.async_client() as client:
+        screen = Watch(client, [])
+        assert {challenge.challenge_id for challenge in await screen.look()} == set(ids[1:])
+        sdk.create_challenge(initial_balance=1)
+        sdk.submit_trade(ids[1], trade_id="1", realized_pnl=-1, executed_at=NOON)
+        assert [challenge.status for challenge in await screen.look()] == ["FAILED"]
+        with pytest.raises(UsageError, match="at most 2 challenges"):
+            Watch(client, ids)

@@ -83,8 +83,12 @@ def test_faults_come_in_the_order_in_which_they_were_asked_for(fake):
 def test_a_wrong_fault_is_refused_with_what_is_allowed(fake):
     with pytest.raises(ValueError, match="method must be one of CreateChallenge, SubmitTrade"):
         fake.fail_next("submit_trade", "INTERNAL")
-    with pytest.raises(ValueError, match="BROKEN"):
+    with pytest.raises(ValueError, match="reason must be one of VALIDATION_FAILED"):
         fake.fail_next("SubmitTrade", "BROKEN")
+    with pytest.raises(ValueError, match="method must be one of"):
+        fake.calls("SubmitTrad")
+    with pytest.raises(TypeError, match="now must be a function that returns an aware datetime"):
+        FakeChallengeServer(now=datetime.now)
 
 
 def test_its_clock_is_the_tests_own():

@@ -27,7 +27,7 @@ from challenge_client.client import ChallengeClient
 from challenge_client.enums import ChallengeStatus
 from challenge_client.errors import ChallengeError
 from challenge_client.retries import is_undecided
-from challenge_client.values import Decision, Limits
+from challenge_client.values import Challenge, Decision, Limits
 
 DEFAULT_TIMEOUT_S = 10.0
 MIN_REST_S = 0.25
@@ -60,6 +60,8 @@ def _options(
         float, typer.Option("--timeout", envvar="CHALLENGE_TIMEOUT", metavar="SECONDS", help="Of each call.", min=0.001)
     ] = DEFAULT_TIMEOUT_S,
 ) -> None:
+    if "://" in target:
+        raise typer.BadParameter(f"must be HOST:PORT without a scheme, got {target!r}", param_hint="--target")
     context.obj = Options(target, timeout_s)
 
 
@@ -123,11 +125,11 @@ def create(
         _show(challenge, as_json)
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # a negative amount is no option
 def submit(
     context: typer.Context,
     challenge_id: ChallengeId,
-    pnl: Annotated[str, typer.Argument(metavar="PNL", help="Realized P&L after costs; put -- before a negative one.")],
+    pnl: Annotated[str, typer.Argument(metavar="PNL", help="Realized P&L after costs; a loss is negative.")],
     trade_id: Annotated[
         str | None,
         typer.Option("--id", metavar="ID", help="The trade's id; with --at it is safe to repeat."),
@@ -249,12 +251,11 @@ async def _watch(options: Options, ids: list[str], interval_s: float, *, once: b
     async with AsyncChallengeClient(options.target, timeout_s=options.timeout_s) as client:
         screen = Watch(client, ids)
 
-        async def look() -> None:
-            for challenge in await screen.look():
-                if as_json:
-                    output.print_json(challenge)
+        def tell(changed: list[Challenge]) -> None:
+            for challenge in changed if as_json else ():
+                output.print_json(challenge)
 
-        await look()
+        tell(await screen.look())
         if once:
             if not as_json:
                 console.print(screen.render())
@@ -277,7 +278,7 @@ async def _watch(options: Options, ids: list[str], interval_s: float, *, once: b
                 except TimeoutError:
                     pass
                 changed.clear()
-                await look()
+                tell(await screen.look_again())
                 # However much happens, the server is asked no more often than this.
                 await asyncio.sleep(min(MIN_REST_S, interval_s))
                 if not as_json:

@@ -180,6 +180,12 @@ def print_report(console: Console, report: Report, *, title: str) -> None:
         console.print(Text(f"{len(faults)} rows were refused: {reasons}", style="bold red"))
         for row in faults[:MAX_SHOWN_ROWS]:
             console.print(Text(f"  line {row.line}: {row.message}"), soft_wrap=True)
+        if report.accounts:
+            console.print(
+                "Trades that lie before what was accepted cannot be added later: mend the file and import it as another"
+                " --series, and look at --dry-run first.",
+                style="dim",
+            )
         if len(faults) > MAX_SHOWN_ROWS:
             console.print(f"  … and {len(faults) - MAX_SHOWN_ROWS} more; --report FILE writes all of them")
 

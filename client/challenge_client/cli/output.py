@@ -49,6 +49,11 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(plain(value), ensure_ascii=False))
 
 
+def labels(challenge: Challenge) -> str:
+    """The labels of a challenge, by key."""
+    return ", ".join(f"{key}={value}" for key, value in sorted(challenge.labels.items()))
+
+
 def literal(value: str | Text) -> Text:
     """What others have named, such as labels, is shown as it is: brackets in it are no markup."""
     return value if isinstance(value, Text) else Text(value)
@@ -116,7 +121,7 @@ def print_challenge(console: Console, challenge: Challenge) -> None:
         ("trades", f"{challenge.last_sequence:,}"),
         ("last trade", moment(challenge.last_executed_at)),
         ("closed", moment(challenge.closed_at)),
-        ("labels", ", ".join(f"{key}={value}" for key, value in challenge.labels.items())),
+        ("labels", labels(challenge)),
     ]
     for name, value in rows:
         if value:
@@ -166,7 +171,7 @@ def challenges_table(challenges: Iterable[Challenge], width: int) -> Table:
     }
     if width >= WIDE:
         columns["peak equity"] = lambda c: number(c.peak_equity, 2)
-        columns["labels"] = lambda c: ", ".join(f"{key}={value}" for key, value in c.labels.items())
+        columns["labels"] = labels
     return table_of(columns, challenges, right=("equity", "trades", "peak equity"), folded=("labels",))
 
 

@@ -13,6 +13,8 @@ from challenge_client.async_client import AsyncChallengeClient
 from challenge_client.cli.outcomes import UsageError
 from challenge_client.cli.output import coloured, event_line, meter, number, sparkline
 from challenge_client.enums import ChallengeStatus
+from challenge_client.errors import ChallengeError
+from challenge_client.retries import is_undecided
 from challenge_client.values import Challenge, ChallengeEvent
 
 POINTS = 32
@@ -38,6 +40,7 @@ class Watch:
             raise UsageError(f"at most {MAX_WATCHED} challenges can be watched, got {len(ids)}")
         self._client = client
         self._ids = list(ids)
+        self._trouble: ChallengeError | None = None
         self._watched: dict[str, Watched] = {}
         self._events: deque[ChallengeEvent] = deque(maxlen=SHOWN_EVENTS)
 
@@ -45,9 +48,19 @@ class Watch:
         """Note an event."""
         self._events.append(event)
 
+    async def look_again(self) -> list[Challenge]:
+        """The same as `look`; when the server does not answer, what is shown stays, and a line says so."""
+        try:
+            return await self.look()
+        except ChallengeError as error:
+            if not is_undecided(error):
+                raise
+            self._trouble = error
+            return []
+
     async def look(self) -> list[Challenge]:
         """Read every challenge, and the trades that are new; those that have changed since the last look."""
-        changed = []
+        changed: list[Challenge] = []
         for ident in self._ids or [found.challenge_id for found in await self._newest()]:
             challenge = await self._client.get_challenge(ident)
             known = self._watched.get(challenge.challenge_id)
@@ -63,6 +76,7 @@ class Watch:
                 async for recorded in self._client.list_trades(ident, from_sequence=first, page_size=POINTS):
                     watched.equities.append(recorded.decision.equity)
                     watched.known_sequence = recorded.decision.sequence
+        self._trouble = None
         return changed
 
     def render(self) -> RenderableType:
@@ -86,8 +100,10 @@ class Watch:
             return Text(
                 "No challenge is open. Name some, or create one: challenge create --balance 100000", style="dim"
             )
-        events = [event_line(event) for event in self._events]
-        return Group(table, Text(""), *events) if events else Group(table)
+        below = [event_line(event) for event in self._events]
+        if self._trouble is not None:
+            below.append(Text(f"no answer, as it was before: {self._trouble.message}", style="bold yellow"))
+        return Group(table, Text(""), *below) if below else Group(table)
 
     async def _newest(self) -> list[Challenge]:
         """Those that are watched, also when they have ended, and the newest open ones as far as there is room."""

@@ -51,6 +51,8 @@ class FakeChallengeServer:
     def __init__(
         self, *, now: Callable[[], datetime] | None = None, max_clock_skew: timedelta = timedelta(seconds=5)
     ) -> None:
+        if now is not None and (not callable(now) or now().utcoffset() is None):
+            raise TypeError("now must be a function that returns an aware datetime")
         clock = (lambda: time.time_ns() // 1000) if now is None else (lambda: from_datetime(now()))
         memory = Memory(clock, max_clock_skew // timedelta(microseconds=1))
         self._service = FakeService(memory, new_id=lambda: str(uuid.uuid4()))
@@ -93,11 +95,13 @@ class FakeChallengeServer:
     def fail_next(self, method: str, reason: ErrorReason | str, *, times: int = 1, after_commit: bool = False) -> None:
         """Let the next calls of a method, such as "SubmitTrade", fail for a reason of the contract.
 
+        Methods have the contract's names: `submit_trades` and `submit_batch` come as "BatchSubmitTrades".
         With `after_commit` the call is carried out first and its answer lost, as when a connection breaks at the wrong
         moment. Faults of one method come in the order in which they were asked for.
         """
-        if method not in _SERVICE.methods_by_name:
-            raise ValueError(f"method must be one of {', '.join(_SERVICE.methods_by_name)}; got {method!r}")
+        _check_method(method)
+        if reason not in set(ErrorReason):
+            raise ValueError(f"reason must be one of {', '.join(ErrorReason)}; got {str(reason)!r}")
         wanted = ErrorReason(reason)
         with self._lock:
             self._faults.setdefault(method, deque()).extend([(wanted, after_commit)] * times)
@@ -109,6 +113,7 @@ class FakeChallengeServer:
 
     def calls(self, method: str) -> int:
         """How many calls of a method have come in, the failed ones included."""
+        _check_method(method)
         with self._lock:
             return self._calls.get(method, 0)
 
@@ -168,6 +173,11 @@ class FakeChallengeServer:
     def _wake_streams(self) -> None:
         with self._changed:
             self._changed.notify_all()
+
+
+def _check_method(method: str) -> None:
+    if method not in _SERVICE.methods_by_name:
+        raise ValueError(f"method must be one of {', '.join(_SERVICE.methods_by_name)}; got {method!r}")
 
 
 def _decoded(data: bytes, request_class: type[Message]) -> Message:
