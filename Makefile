@@ -33,9 +33,9 @@ demo: $(INSTALLED) ## run two real trading accounts through the service
 serve: $(INSTALLED) ## start the service on the embedded PostgreSQL; ARGS="--listen …" for options
 	$(BIN)/challenge-engine serve $(ARGS)
 
-test: $(INSTALLED) ## run every test but those of brokers (a real PostgreSQL is started for it)
+test: $(INSTALLED) ## run every test but soaks and those of brokers (a real PostgreSQL is started for it)
 	@# The tests start hundreds of processes: compile the project once, whatever the environment says.
-	PYTHONDONTWRITEBYTECODE= $(PYTEST) tests --ignore=tests/brokers -n $(TEST_WORKERS) --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(PYTEST) tests --ignore=tests/brokers -m 'not soak' -n $(TEST_WORKERS) --dist worksteal
 
 test-brokers: $(INSTALLED) ## the relay against real brokers, which .ci/install-brokers installs (two and a half minutes)
 	$(PYTEST) tests/brokers
@@ -53,7 +53,7 @@ soak-stream: $(INSTALLED) ## 50 subscribers and 2,000 challenges while servers a
 	CHAOS_CHALLENGES=2000 CHAOS_SUBSCRIBERS=50 CHAOS_KILL_EVERY_S=3 $(PYTEST) tests/server/test_stream_chaos.py -o timeout=600 -o faulthandler_timeout=700
 
 soak-sdk: $(INSTALLED) ## 10,000 trades by each client while the line is cut every 200 ms and the server killed twice (under a minute)
-	SUBMITTED_TRADES=10000 $(PYTEST) tests/client/test_submitting_live.py -k killed_servers
+	$(PYTEST) tests/client/test_submitting_live.py -m soak
 
 promises: $(INSTALLED) ## break what event streams promise, one promise at a time, and see its test fail (a quarter of an hour)
 	$(BIN)/python -m tests.promises

@@ -1,7 +1,6 @@
 """Many trades sent by both kinds of client to the real server, while the line is cut and the server killed."""
 
 import asyncio
-import os
 import uuid
 from datetime import UTC, datetime, timedelta
 
@@ -21,8 +20,8 @@ from tests.client.proxy import Proxy
 from tests.client.waiting import until
 
 MORNING = datetime(2026, 3, 2, tzinfo=UTC)
-TRADES = int(os.environ.get("SUBMITTED_TRADES", "2000"))
-"""Sent while everything breaks; `make soak-sdk` sends 10,000."""
+TRADES = 10_000
+"""Sent while everything breaks."""
 
 
 def trade_of(challenge_id, number, pnl="0.25"):
@@ -122,6 +121,7 @@ def serve(start_server, database_url):
     return lambda *arguments: start_server("--database-url", url, "--log-level", "error", *arguments)
 
 
+@pytest.mark.soak
 async def test_trades_through_cut_lines_and_killed_servers_are_recorded_once_in_order(serve, make_client):
     """The line is cut every 200 ms, and the server killed twice on the way."""
     server = serve()

@@ -536,7 +536,7 @@ async def test_readers_that_leave_while_they_stall_leave_nothing_behind(database
 
         def streams() -> int:
             running = (task.get_coro() for task in asyncio.all_tasks(loop))
-            return sum(coroutine is not None and "_rpc_coro" in coroutine.__qualname__ for coroutine in running)
+            return sum("_rpc_coro" in getattr(coroutine, "__qualname__", "") for coroutine in running)
 
         def stall_and_leave() -> None:
             with connected(address) as stub, stalled_readers(stub, address):

@@ -161,6 +161,7 @@ async def tap(address: str, streams: list[list[int]], last: "asyncio.Future[int]
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.soak
 async def test_every_subscriber_gets_every_event_once_and_in_order_whatever_breaks(servers: Servers, database_url: URL):
     dice = random.Random(4)
     challenges = [str(uuid.UUID(int=dice.getrandbits(128))) for _ in range(CHALLENGES)]
