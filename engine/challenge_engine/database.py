@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 MIN_SERVER_VERSION = 15
 REVISIONS = ("0001", "0002")
 """The revisions of the schema, oldest first, which a test holds against the migrations. To read them from there would
-load Alembic, a quarter of the time that the service takes to start."""
+load Alembic, a fifth of what the service loads to start."""
 NEWEST_REVISION = REVISIONS[-1]
 """The revision this release was written for."""
 POOL_SIZE = 10

@@ -8,6 +8,7 @@ import grpc
 import typer
 
 from challenge_client.errors import ChallengeError, TransportError
+from challenge_client.retries import passes
 
 
 class Exit(IntEnum):
@@ -19,7 +20,7 @@ class Exit(IntEnum):
     USAGE = 2
     """The command or a file is wrong; nothing was sent."""
     UNREACHABLE = 3
-    """No answer: the server is away or too slow. What was sent may or may not be recorded; run the same again."""
+    """No answer: the server is away or too slow. What was sent may or may not be recorded."""
     PARTLY = 4
     """An import went through, but rows of the file were refused."""
 
@@ -38,8 +39,7 @@ def explained(target: str) -> Iterator[None]:
     except TransportError as error:
         _fail(_about_transport(error, target), Exit.UNREACHABLE)
     except ChallengeError as error:
-        unreachable = error.code is grpc.StatusCode.UNAVAILABLE
-        _fail(str(error), Exit.UNREACHABLE if unreachable else Exit.REFUSED)
+        _fail(str(error), Exit.UNREACHABLE if passes(error) else Exit.REFUSED)
     except (TypeError, ValueError) as error:
         _fail(str(error), Exit.USAGE)
 

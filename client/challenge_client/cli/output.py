@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from challenge_client.enums import ChallengeStatus
+from challenge_client.enums import ChallengeStatus, Rule
 from challenge_client.values import Challenge, ChallengeEvent, RecordedTrade, RuleEvaluation
 
 COLOURS = {
@@ -94,10 +94,10 @@ def meter(evaluation: RuleEvaluation) -> Text:
     """How much of a limit, or of the way to the target, is used up."""
     used = max(Decimal(0), min(Decimal(1), evaluation.observed_pct / evaluation.limit_pct))
     cells = int(used * METER_CELLS)
-    is_target = evaluation.rule == "PROFIT_TARGET"
-    colour = (
-        "green" if is_target else ("red" if used > Decimal("0.8") else "yellow" if used > Decimal("0.5") else "cyan")
-    )
+    if evaluation.rule is Rule.PROFIT_TARGET:
+        colour = "green"
+    else:
+        colour = next(colour for least, colour in DRAWDOWN_COLOURS if used >= least)
     text = Text()
     text.append("━" * cells, style=colour)
     text.append("━" * (METER_CELLS - cells), style="grey30")
