@@ -1,25 +1,21 @@
-"""The operator's command line. The one place that reads the environment."""
+"""The operator's command line."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Annotated
 
 import grpc
-import psycopg
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from sqlalchemy import exc
 
-from challenge_engine.database import DatabaseError, brief
-from challenge_engine.embedded import EmbeddedPostgresError, binary
-from challenge_engine.relaying import RelayError, RelayOrder, check_relayable
+from challenge_engine.embedded import binary
+from challenge_engine.relaying import RelayOrder, check_relayable
 from challenge_engine.trading import MAX_GROUP
 from challenge_server import application
 from challenge_server.logs import log_to_stderr
+from challenge_server.options import DatabaseUrl, DataDir, chosen_database, clear_errors, say
 from challenge_server.relay import running as relaying
 from challenge_server.relay.messages import PayloadFormat
 from challenge_server.relay.targets import parse_target
@@ -28,14 +24,12 @@ from challenge_server.settings import (
     DEFAULT_MAX_CLOCK_SKEW_S,
     MAX_WORKERS,
     Address,
-    AddressError,
-    DatabaseSettings,
     ServeSettings,
     SettingsError,
     parse_count,
     parse_position,
 )
-from challenge_server.workers import WorkerError, supervise
+from challenge_server.workers import supervise
 
 app = typer.Typer(
     name="challenge-engine",
@@ -46,32 +40,11 @@ app = typer.Typer(
 )
 
 HEALTH_TIMEOUT_S = 5.0
-URL_VARIABLE = "CHALLENGE_DATABASE_URL"
-DATA_DIR_VARIABLE = "CHALLENGE_DATA_DIR"
-
 Listen = Annotated[
     str, typer.Option("--listen", envvar="CHALLENGE_LISTEN", metavar="HOST:PORT", help="Where to listen.")
 ]
 AskedServer = Annotated[
     str, typer.Option("--listen", envvar="CHALLENGE_LISTEN", metavar="HOST:PORT", help="Where the server listens.")
-]
-DatabaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--database-url",
-        envvar=URL_VARIABLE,
-        metavar="URL",
-        help="PostgreSQL 15 or newer, postgresql://user:password@host:5432/name. Without it: the embedded PostgreSQL.",
-    ),
-]
-DataDir = Annotated[
-    str | None,
-    typer.Option(
-        "--data-dir",
-        envvar=DATA_DIR_VARIABLE,
-        metavar="DIR",
-        help="Where the embedded PostgreSQL keeps its data. Default: challenge-engine in the user's data home.",
-    ),
 ]
 
 
@@ -113,7 +86,7 @@ def serve(
     ] = "info",
 ) -> None:
     """Serve challenges over gRPC until SIGTERM or SIGINT."""
-    with _clear_errors():
+    with clear_errors():
         log_to_stderr(log_level)
         address = Address.parse(listen)
         settings = ServeSettings(
@@ -123,9 +96,9 @@ def serve(
             workers=parse_count("--workers", workers, MAX_WORKERS),
             max_group=parse_count("--max-group", max_group, MAX_GROUP),
         )
-        database = _database(database_url, data_dir)
+        database = chosen_database(database_url, data_dir)
         ready = partial(_tell_ready, address.host)
-        with application.ready_database(database, _say) as url:
+        with application.ready_database(database, say) as url:
             if settings.workers == 1:
                 application.run(application.serve(url, settings, ready=ready))
             else:
@@ -175,7 +148,7 @@ def relay_command(
     ] = "info",
 ) -> None:
     """Bring every event to a message broker, at least once and in order per challenge, until SIGTERM or SIGINT."""
-    with _clear_errors():
+    with clear_errors():
         log_to_stderr(log_level)
         if from_beginning and after_position is not None:
             raise SettingsError("give --from-beginning or --after-position, not both")
@@ -184,8 +157,8 @@ def relay_command(
         start = 0 if after_position is None else parse_position("--after-position", after_position)
         target = parse_target(to)
         order = RelayOrder(target.name if name is None else name, start, reset, once)
-        settings = _database(database_url, data_dir)
-        with application.open_database(settings, _say) as url:
+        settings = chosen_database(database_url, data_dir)
+        with application.open_database(settings, say) as url:
             if settings.url is None:
                 application.migrate(url)
             check_relayable(url)
@@ -195,14 +168,14 @@ def relay_command(
 @app.command("migrate")
 def migrate_command(database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
     """Bring the schema of a database to the revision this release needs."""
-    with _clear_errors(), application.open_database(_database(database_url, data_dir), _say) as url:
+    with clear_errors(), application.open_database(chosen_database(database_url, data_dir), say) as url:
         typer.echo(f"the schema is at revision {application.migrate(url)}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def psql(context: typer.Context, database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
     """Open psql on the database, also on the embedded one; what follows is passed on to psql."""
-    with _clear_errors(), application.open_database(_database(database_url, data_dir), _say) as url:
+    with clear_errors(), application.open_database(chosen_database(database_url, data_dir), say) as url:
         # By environment, so that the password does not stand in the list of processes.
         asked = {"PGHOST": url.host or url.query.get("host"), "PGPORT": url.port or url.query.get("port"),
                  "PGUSER": url.username, "PGPASSWORD": url.password, "PGDATABASE": url.database}  # fmt: skip
@@ -213,7 +186,7 @@ def psql(context: typer.Context, database_url: DatabaseUrl = None, data_dir: Dat
 @app.command()
 def health(listen: AskedServer = DEFAULT_LISTEN) -> None:
     """Ask a running server whether it serves; the exit code is 0 when it does. For containers."""
-    with _clear_errors():
+    with clear_errors():
         address = Address.parse(listen)
         with grpc.insecure_channel(str(address)) as channel:
             try:
@@ -232,7 +205,7 @@ def demo() -> None:
     """Run two real trading accounts as challenges, on a database of its own that is thrown away."""
     from challenge_server.demo import run_demo  # noqa: PLC0415 -- the demo alone needs the SDK
 
-    with _clear_errors():
+    with clear_errors():
         log_to_stderr("error")
         run_demo()
 
@@ -259,36 +232,6 @@ def main() -> None:
     # What gRPC's core writes about a taken port says less than our own message does.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app()
-
-
-def _database(database_url: str | None, data_dir: str | None) -> DatabaseSettings:
-    """The database that was chosen. An empty variable counts as given, and is refused like an empty option."""
-    return DatabaseSettings.parse(
-        os.environ.get(URL_VARIABLE) if database_url is None else database_url,
-        os.environ.get(DATA_DIR_VARIABLE) if data_dir is None else data_dir,
-    )
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Turn what an operator can mend into one line and exit code 1."""
-    try:
-        yield
-    except (SettingsError, DatabaseError, EmbeddedPostgresError, AddressError, WorkerError, RelayError) as error:
-        _fail(str(error))
-    except exc.DBAPIError as error:
-        _fail(f"the database cannot be used: {brief(error.orig or error)}")
-    except psycopg.Error as error:
-        _fail(f"the database cannot be used: {brief(error)}")
-
-
-def _fail(message: str) -> None:
-    typer.echo(f"challenge-engine: error: {message}", err=True)
-    raise typer.Exit(1)
-
-
-def _say(message: str) -> None:
-    typer.echo(f"challenge-engine: {message}", err=True)
 
 
 def _tell_ready(host: str, port: int) -> None:
