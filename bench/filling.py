@@ -5,9 +5,10 @@ rows with an id, a moment of creation and a label of its own: exactly what the s
 """
 
 import json
+import re
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -21,9 +22,12 @@ from challenge_rules import (
     ChallengeRulesEngine,
     ChallengeTerms,
     Limits,
+    Outcome,
     RecordedTrade,
     Trade,
 )
+from challenge_rules.chain import HASH_BYTES, trade_link
+from challenge_rules.engine import initial_state
 from challenge_rules.money import parse_amount
 from challenge_rules.timestamps import from_iso, to_iso
 
@@ -49,6 +53,7 @@ _NAMESPACE = uuid.UUID("6f0d8f6e-6c1a-4b57-9a0e-3b1f6d1b7c52")
 _MARKED_ID = str(uuid.UUID(int=0))
 _MARKED_MOMENT = 0
 _MARKED_DESK = "[desk]"
+_LINK_MARK = re.compile(r"\[link ([0-9]+)\]")
 
 
 def challenge_id(number: int) -> str:
@@ -88,8 +93,8 @@ def fill(
     as live traffic leaves them: the first `block` trades of every challenge, then the next `block` of every one.
     `analyze` ends with VACUUM ANALYZE.
     """
-    history = _History.decide(trades_per_challenge)
-    own = [_Own.of(number) for number in range(first, first + challenges)]
+    history = _History.decide(trades_per_challenge).marked()
+    own = [_Own.of(number, history) for number in range(first, first + challenges)]
     ids = [each.challenge_id for each in own]
     with psycopg.connect(conninfo) as connection:
         if connection.execute("SELECT current_setting('is_superuser')").fetchone() == ("on",):
@@ -121,33 +126,70 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class _History:
-    """The rows of one challenge, with marks where those of another differ."""
+    """The rows of one challenge, with marks where those of another differ, and the outcomes they were made of."""
 
     challenge: Row
     trades: list[Row]
     events: list[Row]
+    outcomes: list[tuple[Trade, Outcome]]
 
     @classmethod
     def decide(cls, trades_per_challenge: int) -> "_History":
         engine = ChallengeEngine()
         marked = _terms(_MARKED_ID, _MARKED_MOMENT, _MARKED_DESK)
         state, created = engine.create(marked)
+        created_state = state
         accepted: list[tuple[RecordedTrade, int]] = []
         events: list[ChallengeEvent] = [created]
+        outcomes = []
         for sequence in range(1, trades_per_challenge + 1):
             next_trade = trade(sequence)
             outcome = engine.decide(state, next_trade, recorded_at=next_trade.executed_at + RECORDING_DELAY)
             state = outcome.state
-            accepted.append((RecordedTrade(next_trade, outcome.decision), marked.initial_balance))
+            accepted.append(
+                (RecordedTrade(next_trade, outcome.decision, outcome.state.chain_head), marked.initial_balance)
+            )
             events.extend(outcome.events)
+            outcomes.append((next_trade, outcome))
         assert not state.status.is_terminal
         (moved,) = json.loads(rows.challenges_to_json([(state.version, state)]))
         del moved["read_version"]
         return cls(
-            challenge=json.loads(rows.challenge_to_json(marked)) | moved,
+            challenge=json.loads(rows.challenge_to_json(created_state)) | moved,
             trades=json.loads(rows.trades_to_json(accepted)),
             events=json.loads(rows.events_to_json(events)),
+            outcomes=outcomes,
         )
+
+    def marked(self) -> "_History":
+        """The same with marks for its links, too, which each challenge has of its own."""
+        trades = [row | {"chain_hash": _mark(number)} for number, row in enumerate(self.trades, start=1)]
+        events = [row if row["chain_hash"] is None else row | {"chain_hash": _mark(0)} for row in self.events]
+        challenge = self.challenge | {"chain_head": _mark(len(trades))}
+        return _History(challenge, trades, events, self.outcomes)
+
+    def links(self, number: int) -> bytes:
+        """The links of a challenge, one after the other, from that of its creation on."""
+        own = terms(number)
+        link = initial_state(own).chain_head
+        links = [link]
+        for next_trade, outcome in self.outcomes:
+            assert outcome.state.activated_at is not None
+            link = trade_link(
+                link,
+                own,
+                next_trade,
+                outcome.decision,
+                event_count=outcome.state.event_count,
+                activated_at=outcome.state.activated_at,
+                events=[replace(event, challenge_id=own.challenge_id) for event in outcome.events],
+            )
+            links.append(link)
+        return b"".join(links)
+
+
+def _mark(number: int) -> str:
+    return f"[link {number}]"
 
 
 def _created_at(number: int) -> int:
@@ -172,27 +214,35 @@ def _terms(challenge_id: str, created_at: int, desk: str) -> ChallengeTerms:
 
 @dataclass(frozen=True, slots=True)
 class _Own:
-    """What a challenge does not share with the others, as text."""
+    """What a challenge does not share with the others, as text, and its links."""
 
     challenge_id: str
     created_at: str
     desk: str
+    links: bytes
 
     @classmethod
-    def of(cls, number: int) -> "_Own":
-        return cls(challenge_id(number), to_iso(_created_at(number)), _desk(number))
+    def of(cls, number: int, history: _History) -> "_Own":
+        return cls(challenge_id(number), to_iso(_created_at(number)), _desk(number), history.links(number))
+
+    def link(self, number: int) -> str:
+        """A link as the text of a bytea, for COPY."""
+        return "\\\\x" + self.links[number * HASH_BYTES : (number + 1) * HASH_BYTES].hex()
 
 
 def _of_each(own: Iterable[_Own], marked: list[Row]) -> Iterator[str]:
     """The lines of these rows, challenge by challenge, with what is its own in place of the marks."""
     template = "".join(_line(row.values()) for row in marked)
     marked_moment = to_iso(_MARKED_MOMENT)
-    return (
-        template.replace(_MARKED_ID, each.challenge_id)
-        .replace(marked_moment, each.created_at)
-        .replace(_MARKED_DESK, each.desk)
-        for each in own
-    )
+    pieces = _LINK_MARK.split(template)
+    for each in own:
+        # Every other piece is the number of a link.
+        text = "".join(each.link(int(piece)) if odd % 2 else piece for odd, piece in enumerate(pieces))
+        yield (
+            text.replace(_MARKED_ID, each.challenge_id)
+            .replace(marked_moment, each.created_at)
+            .replace(_MARKED_DESK, each.desk)
+        )
 
 
 def _copy(connection: psycopg.Connection, table: str, columns: Iterable[str], lines: Iterator[str]) -> None:

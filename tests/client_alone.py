@@ -60,7 +60,9 @@ def main() -> int:
         with EmbeddedPostgres.open(directory / "data") as postgres:
             url = normalise_url(postgres.url).render_as_string(hide_password=False)
             _call(sys.executable, "-m", "challenge_server", "migrate", "--database-url", url)
-            server = ServerProcess("--listen", "127.0.0.1:0", "--log-level", "error", "--database-url", url)
+            server = ServerProcess(
+                "--listen", "127.0.0.1:0", "--log-level", "error", "--no-seal", "--database-url", url
+            )
             try:
                 address = server.wait_ready()
                 failures = [

@@ -22,6 +22,7 @@ from sqlalchemy.engine import URL
 
 from challenge_engine.database import normalise_url
 from challenge_engine.embedded import EmbeddedPostgres
+from challenge_engine.keys import make_key
 from challenge_engine.migrating import migrate
 
 settings.register_profile(
@@ -31,8 +32,18 @@ settings.load_profile("default")
 
 READY = re.compile(r"challenge-engine ready on (\S+)\n")
 START_DEADLINE_S = 60
+SEAL_KEY_VARIABLE = "CHALLENGE_SEAL_KEY"
 TEMPLATE = "migrated"
 _numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One key for every server that a test starts: without one, or a word about it, a database by URL is not served."""
+    directory = tempfile.TemporaryDirectory(prefix="challenge-key-")
+    config.add_cleanup(directory.cleanup)
+    path = Path(directory.name) / "seal-key.pem"
+    make_key(path)
+    os.environ[SEAL_KEY_VARIABLE] = str(path)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -73,7 +73,7 @@ class ChallengeCreator:
     async def _try(self, terms: ChallengeTerms) -> tuple[ChallengeState, bool]:
         state, event = ChallengeEngine().create(terms)
         async with self._database.connection() as connection:
-            cursor = await connection.execute(queries.INSERT_CHALLENGE, (rows.challenge_to_json(terms),))
+            cursor = await connection.execute(queries.INSERT_CHALLENGE, (rows.challenge_to_json(state),))
             if cursor.rowcount == 0:
                 return await _existing(connection, terms), True
             await connection.execute(queries.INSERT_EVENTS, (rows.events_to_json([event]),))

@@ -22,7 +22,7 @@ from challenge_rules.errors import DatabaseUnavailableError
 logger = logging.getLogger(__name__)
 
 MIN_SERVER_VERSION = 15
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """The revisions of the schema, oldest first, which a test holds against the migrations. To read them from there would
 load Alembic, a fifth of what the service loads to start."""
 NEWEST_REVISION = REVISIONS[-1]

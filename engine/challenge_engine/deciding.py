@@ -90,7 +90,7 @@ class GroupDecider:
         if decision.replayed:
             decided.answers.append((waiting, decision))
             return state
-        accepted = RecordedTrade(trade, decision)
+        accepted = RecordedTrade(trade, decision, outcome.state.chain_head)
         recorded[key] = accepted
         decided.answers.append((waiting, decision))
         decided.accepted.append((accepted, state.terms.initial_balance))

@@ -20,13 +20,14 @@ CHALLENGE_COLUMNS = f"""
     {_tenthousandths("c.profit_target_pct")}, c.currency_code, c.labels::text, c.rules_version,
     c.equity::text, c.peak_equity::text, c.daily_start_equity::text, c.trading_day - DATE '1970-01-01',
     c.last_sequence, c.event_count,
-    {_micros("c.created_at")}, {_micros("c.activated_at")}, {_micros("c.closed_at")}, {_micros("c.last_executed_at")}
+    {_micros("c.created_at")}, {_micros("c.activated_at")}, {_micros("c.closed_at")}, {_micros("c.last_executed_at")},
+    c.chain_head
 """
 
 TRADE_COLUMNS = f"""
     t.challenge_id::text, t.sequence, t.trade_id, t.realized_pnl::text, {_micros("t.executed_at")}, t.symbol,
     t.equity::text, t.peak_equity::text, t.daily_start_equity::text,
-    t.previous_status, t.status, t.reason, {_micros("t.recorded_at")}
+    t.previous_status, t.status, t.reason, {_micros("t.recorded_at")}, t.chain_hash
 """
 
 EVENT_COLUMNS = f"""
@@ -53,29 +54,32 @@ FIND_RECORDED_TRADES = f"""
 INSERT_TRADES = """
     INSERT INTO trades (
         challenge_id, sequence, trade_id, realized_pnl, executed_at, symbol, initial_balance,
-        equity, peak_equity, daily_start_equity, previous_status, status, reason, recorded_at)
+        equity, peak_equity, daily_start_equity, previous_status, status, reason, recorded_at, chain_hash)
     SELECT challenge_id, sequence, trade_id, realized_pnl, executed_at, symbol, initial_balance,
-        equity, peak_equity, daily_start_equity, previous_status, status, reason, recorded_at
+        equity, peak_equity, daily_start_equity, previous_status, status, reason, recorded_at, chain_hash
     FROM jsonb_to_recordset(%s::jsonb) AS r(
         challenge_id uuid, sequence bigint, trade_id text, realized_pnl numeric, executed_at timestamptz, symbol text,
         initial_balance numeric, equity numeric, peak_equity numeric, daily_start_equity numeric,
-        previous_status text, status text, reason text, recorded_at timestamptz)
+        previous_status text, status text, reason text, recorded_at timestamptz, chain_hash bytea)
 """
 """Records the accepted trades of a group."""
 
 UPDATE_CHALLENGES = """
-    UPDATE challenges c SET
+    WITH moved AS (UPDATE challenges c SET
         status = r.status, status_reason = r.status_reason, equity = r.equity, peak_equity = r.peak_equity,
         daily_start_equity = r.daily_start_equity, trading_day = r.trading_day, last_sequence = r.last_sequence,
         event_count = r.event_count, activated_at = r.activated_at, closed_at = r.closed_at,
-        last_executed_at = r.last_executed_at
+        last_executed_at = r.last_executed_at, chain_head = r.chain_head
     FROM jsonb_to_recordset(%s::jsonb) AS r(
         challenge_id uuid, read_version bigint, status text, status_reason text, equity numeric, peak_equity numeric,
         daily_start_equity numeric, trading_day date, last_sequence bigint, event_count bigint,
-        activated_at timestamptz, closed_at timestamptz, last_executed_at timestamptz)
+        activated_at timestamptz, closed_at timestamptz, last_executed_at timestamptz, chain_head bytea)
     WHERE c.challenge_id = ANY(%s::uuid[]) AND c.challenge_id = r.challenge_id AND c.version = r.read_version
+        RETURNING c.challenge_id
+    )
+    INSERT INTO seal_outbox (challenge_id) SELECT challenge_id FROM moved
 """
-"""Moves the challenges of a group on, each only from the version that was read.
+"""Moves the challenges of a group on, each only from the version that was read, and records that they wait for a seal.
 
 The ids are given once more, as an array: by them it enters the index, however small the planner takes the table for.
 """
@@ -84,13 +88,13 @@ INSERT_EVENTS = """
     WITH recorded AS (
         INSERT INTO challenge_events (
             challenge_id, challenge_sequence, event_type, old_status, new_status, reason, trade_id, trade_sequence,
-            equity, evaluations, terms, occurred_at, recorded_at)
+            equity, evaluations, terms, occurred_at, recorded_at, chain_hash)
         SELECT challenge_id, challenge_sequence, event_type, old_status, new_status, reason, trade_id, trade_sequence,
-            equity, evaluations, terms, occurred_at, recorded_at
+            equity, evaluations, terms, occurred_at, recorded_at, chain_hash
         FROM jsonb_to_recordset(%s::jsonb) AS r(
             challenge_id uuid, challenge_sequence bigint, event_type text, old_status text, new_status text,
             reason text, trade_id text, trade_sequence bigint, equity numeric, evaluations jsonb, terms jsonb,
-            occurred_at timestamptz, recorded_at timestamptz)
+            occurred_at timestamptz, recorded_at timestamptz, chain_hash bytea)
         RETURNING challenge_id, challenge_sequence
     )
     INSERT INTO event_outbox (challenge_id, challenge_sequence)
@@ -133,15 +137,19 @@ CONFIGURE_WRITER = "SELECT set_config('plan_cache_mode', 'force_generic_plan', f
 """What a session with prepared statements is set to as well: each of them is planned once."""
 
 INSERT_CHALLENGE = """
-    INSERT INTO challenges (
+    WITH made AS (INSERT INTO challenges (
         challenge_id, initial_balance, max_daily_drawdown_pct, max_total_drawdown_pct, profit_target_pct,
-        currency_code, labels, rules_version, equity, peak_equity, daily_start_equity, created_at)
+        currency_code, labels, rules_version, equity, peak_equity, daily_start_equity, created_at, chain_head)
     SELECT challenge_id, initial_balance, max_daily_drawdown_pct, max_total_drawdown_pct, profit_target_pct,
-        currency_code, labels, rules_version, initial_balance, initial_balance, initial_balance, created_at
+        currency_code, labels, rules_version, initial_balance, initial_balance, initial_balance, created_at, chain_head
     FROM jsonb_to_record(%s::jsonb) AS r(
         challenge_id uuid, initial_balance numeric, max_daily_drawdown_pct numeric, max_total_drawdown_pct numeric,
-        profit_target_pct numeric, currency_code text, labels jsonb, rules_version integer, created_at timestamptz)
+        profit_target_pct numeric, currency_code text, labels jsonb, rules_version integer, created_at timestamptz,
+        chain_head bytea)
     ON CONFLICT (challenge_id) DO NOTHING
+        RETURNING challenge_id
+    )
+    INSERT INTO seal_outbox (challenge_id) SELECT challenge_id FROM made
 """
 """Makes a challenge, unless there is one of that id; waits for another transaction that is just making it."""
 
@@ -320,7 +328,11 @@ MISSING_PRIVILEGES = """
         ('challenge_events', 'SELECT'), ('challenge_events', 'INSERT'),
         ('event_positions', 'SELECT'), ('event_positions', 'INSERT'),
         ('event_outbox', 'SELECT'), ('event_outbox', 'INSERT'), ('event_outbox', 'DELETE'),
-        ('event_log', 'SELECT'), ('event_log', 'UPDATE')
+        ('event_log', 'SELECT'), ('event_log', 'UPDATE'),
+        ('seal_outbox', 'SELECT'), ('seal_outbox', 'INSERT'), ('seal_outbox', 'DELETE'),
+        ('checkpoint_leaves', 'SELECT'), ('checkpoint_leaves', 'INSERT'),
+        ('checkpoint_tiles', 'SELECT'), ('checkpoint_tiles', 'INSERT'),
+        ('checkpoints', 'SELECT'), ('checkpoints', 'INSERT'), ('archives', 'SELECT')
     ) AS needed(name, privilege)
     WHERE NOT has_table_privilege(name, privilege)
 """

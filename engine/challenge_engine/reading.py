@@ -150,4 +150,5 @@ def _state_after(now: ChallengeState, recorded: RecordedTrade) -> ChallengeState
         event_count=2,
         closed_at=None,
         last_executed_at=decision.executed_at,
+        chain_head=recorded.chain_hash,
     )

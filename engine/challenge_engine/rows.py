@@ -20,6 +20,7 @@ from challenge_rules import (
     RuleEvaluation,
     Trade,
 )
+from challenge_rules.chain import creation_link
 from challenge_rules.challenge import Labels
 from challenge_rules.limits import format_percentage, parse_percentage
 from challenge_rules.money import DECIMAL_PLACES, format_amount, format_scaled, parse_amount, parse_scaled
@@ -36,11 +37,21 @@ _EVENT_TYPES = {kind.value: kind for kind in EventType}
 _percentage = lru_cache(maxsize=1024)(parse_percentage)
 
 
+def status(text: str) -> ChallengeStatus:
+    """The status a row names."""
+    return _STATUSES[text]
+
+
+def rule(text: str | None) -> Rule | None:
+    """The rule a row names, if any."""
+    return _RULES[text]
+
+
 def _json(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def _units(text: str) -> int:
+def units(text: str) -> int:
     """Units of an amount that PostgreSQL prints: numeric(24,8) always shows its eight decimals."""
     return int(text.replace(".", ""))
 
@@ -60,12 +71,12 @@ def challenge_from_row(row: Row) -> ChallengeState:
     (
         challenge_id, status, reason, initial_balance, daily_pct, total_pct, target_pct, currency_code, labels,
         rules_version, equity, peak_equity, daily_start_equity, trading_day, last_sequence, event_count,
-        created_at, activated_at, closed_at, last_executed_at,
+        created_at, activated_at, closed_at, last_executed_at, chain_head,
     ) = row  # fmt: skip
     return ChallengeState(
         terms=ChallengeTerms(
             challenge_id=challenge_id,
-            initial_balance=_units(initial_balance),
+            initial_balance=units(initial_balance),
             limits=_limits(daily_pct, total_pct, target_pct),
             currency_code=currency_code,
             labels=_labels(labels),
@@ -74,15 +85,16 @@ def challenge_from_row(row: Row) -> ChallengeState:
         ),
         status=_STATUSES[status],
         status_reason=_RULES[reason],
-        equity=_units(equity),
-        peak_equity=_units(peak_equity),
-        daily_start_equity=_units(daily_start_equity),
+        equity=units(equity),
+        peak_equity=units(peak_equity),
+        daily_start_equity=units(daily_start_equity),
         trading_day=trading_day,
         last_sequence=last_sequence,
         event_count=event_count,
         activated_at=activated_at,
         closed_at=closed_at,
         last_executed_at=last_executed_at,
+        chain_head=chain_head,
     )
 
 
@@ -90,14 +102,14 @@ def trade_from_row(row: Row, terms: ChallengeTerms, engine: ChallengeEngine) -> 
     """A recorded trade from `queries.TRADE_COLUMNS`; its evidence follows from its figures."""
     (
         challenge_id, sequence, trade_id, realized_pnl, executed_at, symbol, equity, peak_equity, daily_start_equity,
-        previous_status, status, reason, recorded_at,
+        previous_status, status, reason, recorded_at, chain_hash,
     ) = row  # fmt: skip
     evidence = engine.rules.evaluate(
         terms.limits,
         initial_balance=terms.initial_balance,
-        daily_start_equity=_units(daily_start_equity),
-        peak_equity=_units(peak_equity),
-        equity=_units(equity),
+        daily_start_equity=units(daily_start_equity),
+        peak_equity=units(peak_equity),
+        equity=units(equity),
     )
     decision = Decision(
         challenge_id=challenge_id,
@@ -107,14 +119,14 @@ def trade_from_row(row: Row, terms: ChallengeTerms, engine: ChallengeEngine) -> 
         previous_status=_STATUSES[previous_status],
         status=_STATUSES[status],
         reason=_RULES[reason],
-        equity=_units(equity),
-        peak_equity=_units(peak_equity),
-        daily_start_equity=_units(daily_start_equity),
+        equity=units(equity),
+        peak_equity=units(peak_equity),
+        daily_start_equity=units(daily_start_equity),
         evaluations=evidence.evaluations,
         executed_at=executed_at,
         recorded_at=recorded_at,
     )
-    return RecordedTrade(Trade(trade_id, _units(realized_pnl), executed_at, symbol), decision)
+    return RecordedTrade(Trade(trade_id, units(realized_pnl), executed_at, symbol), decision, chain_hash)
 
 
 class StoredEvent(NamedTuple):
@@ -165,7 +177,7 @@ def event_from_row(row: Row) -> ChallengeEvent:
         reason=_RULES[stored.reason],
         trade_id=stored.trade_id,
         trade_sequence=stored.trade_sequence,
-        equity=_units(stored.equity),
+        equity=units(stored.equity),
         evaluations=tuple(map(_evaluation_from_json, stored.evaluations_read)),
         occurred_at=stored.occurred_at,
         recorded_at=stored.recorded_at,
@@ -173,9 +185,10 @@ def event_from_row(row: Row) -> ChallengeEvent:
     )
 
 
-def challenge_to_json(terms: ChallengeTerms) -> str:
-    """The parameter of `queries.INSERT_CHALLENGE`."""
-    return _json({"challenge_id": terms.challenge_id, **_terms_to_json(terms)})
+def challenge_to_json(created: ChallengeState) -> str:
+    """The parameter of `queries.INSERT_CHALLENGE`, from the state of a new challenge."""
+    terms = created.terms
+    return _json({"challenge_id": terms.challenge_id, **_terms_to_json(terms), "chain_head": bytea(created.chain_head)})
 
 
 def uuid_array(challenge_ids: Iterable[str]) -> str:
@@ -210,6 +223,7 @@ def trades_to_json(accepted: Iterable[tuple[RecordedTrade, int]]) -> str:
                 "status": decision.status,
                 "reason": decision.reason,
                 "recorded_at": to_iso(decision.recorded_at),
+                "chain_hash": bytea(recorded.chain_hash),
             }
         )
     return _json(rows)
@@ -233,6 +247,7 @@ def challenges_to_json(moved: Iterable[tuple[int, ChallengeState]]) -> str:
                 "activated_at": _iso_or_none(state.activated_at),
                 "closed_at": _iso_or_none(state.closed_at),
                 "last_executed_at": _iso_or_none(state.last_executed_at),
+                "chain_head": bytea(state.chain_head),
             }
             for read_version, state in moved
         ]
@@ -257,10 +272,16 @@ def events_to_json(events: Iterable[ChallengeEvent]) -> str:
                 "terms": None if event.terms is None else _terms_to_json(event.terms),
                 "occurred_at": to_iso(event.occurred_at),
                 "recorded_at": to_iso(event.recorded_at),
+                "chain_hash": None if event.terms is None else bytea(creation_link(event)),
             }
             for event in events
         ]
     )
+
+
+def bytea(value: bytes) -> str:
+    """Bytes as PostgreSQL reads them from text."""
+    return "\\x" + value.hex()
 
 
 def _iso_or_none(moment: int | None) -> str | None:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Numeric,
     Table,
@@ -57,6 +58,9 @@ challenges = Table(
     _moment("activated_at", nullable=True),
     _moment("closed_at", nullable=True),
     _moment("last_executed_at", nullable=True),
+    Column("chain_head", LargeBinary, nullable=False),
+    Column("archive_id", Uuid(as_uuid=False), ForeignKey("archives.archive_id")),
+    Index("challenges_by_archive", "archive_id", postgresql_where=text("archive_id IS NOT NULL")),
     Index("challenges_by_creation", "created_at", "challenge_id"),
     Index("challenges_by_status", "status", "created_at", "challenge_id"),
     Index("challenges_by_closing", "closed_at", postgresql_where=text("closed_at IS NOT NULL")),
@@ -80,6 +84,7 @@ trades = Table(
     Column("status", Text, nullable=False),
     Column("reason", Text),
     _moment("recorded_at"),
+    Column("chain_hash", LargeBinary, nullable=False),
     UniqueConstraint("challenge_id", "trade_id", name="trades_trade_id_unique"),
 )
 
@@ -99,6 +104,7 @@ challenge_events = Table(
     Column("terms", JSONB),
     _moment("occurred_at"),
     _moment("recorded_at"),
+    Column("chain_hash", LargeBinary),
 )
 
 event_positions = Table(
@@ -139,4 +145,57 @@ event_relays = Table(
     Column("log_id", Uuid(as_uuid=False), nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+seal_outbox = Table(
+    "seal_outbox",
+    metadata,
+    Column("outbox_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("challenge_id", Uuid(as_uuid=False), nullable=False),
+)
+
+checkpoint_leaves = Table(
+    "checkpoint_leaves",
+    metadata,
+    Column("leaf_index", BigInteger, primary_key=True, autoincrement=False),
+    Column("challenge_id", Uuid(as_uuid=False), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("chain_head", LargeBinary, nullable=False),
+    UniqueConstraint("challenge_id", "sequence", name="checkpoint_leaves_once"),
+)
+
+checkpoint_tiles = Table(
+    "checkpoint_tiles",
+    metadata,
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column("tile_index", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("tree_size", BigInteger, primary_key=True, autoincrement=False),
+    Column("note", Text, nullable=False),
+    _moment("sealed_at"),
+)
+
+archives = Table(
+    "archives",
+    metadata,
+    Column("archive_id", Uuid(as_uuid=False), primary_key=True),
+    Column("file_name", Text, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("challenge_count", BigInteger, nullable=False),
+    Column("trade_count", BigInteger, nullable=False),
+    Column("note", Text),
+    _moment("sealed_at"),
+)
+
+imported_chunks = Table(
+    "imported_chunks",
+    metadata,
+    Column("chunk", Text, primary_key=True),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("imported_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
 )

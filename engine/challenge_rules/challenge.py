@@ -31,7 +31,7 @@ class ChallengeState:
     """A challenge at one moment.
 
     `trading_day` counts days since 1970-01-01 and is None while PENDING, as are `activated_at` and `last_executed_at`.
-    `event_count` numbers the challenge's events.
+    `event_count` numbers the challenge's events, and `chain_head` is the newest link of its hash chain (`chain`).
     """
 
     terms: ChallengeTerms
@@ -46,6 +46,7 @@ class ChallengeState:
     activated_at: int | None
     closed_at: int | None
     last_executed_at: int | None
+    chain_head: bytes
 
     @property
     def version(self) -> int:
@@ -94,7 +95,8 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class RecordedTrade:
-    """An accepted trade with the decision recorded for it."""
+    """An accepted trade with the decision recorded for it, and the link it made in the challenge's hash chain."""
 
     trade: Trade
     decision: Decision
+    chain_hash: bytes

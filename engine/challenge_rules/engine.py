@@ -6,6 +6,7 @@ Live traffic, dry runs, replay and proofs all call this code, so that they canno
 from dataclasses import dataclass, fields, replace
 
 from challenge_rules import errors
+from challenge_rules.chain import creation_link, trade_link
 from challenge_rules.challenge import ChallengeState, ChallengeTerms, Decision, RecordedTrade, Trade
 from challenge_rules.events import ChallengeEvent, EventType
 from challenge_rules.limits import Limits
@@ -32,22 +33,8 @@ class ChallengeEngine:
 
     def create(self, terms: ChallengeTerms) -> tuple[ChallengeState, ChallengeEvent]:
         """A new challenge in status PENDING, and its CHALLENGE_CREATED event."""
-        event = ChallengeEvent(
-            challenge_id=terms.challenge_id,
-            challenge_sequence=1,
-            event_type=EventType.CHALLENGE_CREATED,
-            old_status=None,
-            new_status=ChallengeStatus.PENDING,
-            reason=None,
-            trade_id=None,
-            trade_sequence=None,
-            equity=terms.initial_balance,
-            evaluations=(),
-            occurred_at=terms.created_at,
-            recorded_at=terms.created_at,
-            terms=terms,
-        )
-        return initial_state(terms), event
+        event = _creation(terms)
+        return _created(terms, event), event
 
     def decide(
         self,
@@ -131,6 +118,8 @@ class ChallengeEngine:
             recorded_at=recorded_at,
         )
         events = _status_changes(state, decision)
+        event_count = state.event_count + len(events)
+        activated_at = trade.executed_at if state.activated_at is None else state.activated_at
         after = ChallengeState(
             terms=terms,
             status=status,
@@ -140,10 +129,19 @@ class ChallengeEngine:
             daily_start_equity=daily_start_equity,
             trading_day=day,
             last_sequence=sequence,
-            event_count=state.event_count + len(events),
-            activated_at=trade.executed_at if state.activated_at is None else state.activated_at,
+            event_count=event_count,
+            activated_at=activated_at,
             closed_at=trade.executed_at if status.is_terminal else None,
             last_executed_at=trade.executed_at,
+            chain_head=trade_link(
+                state.chain_head,
+                terms,
+                trade,
+                decision,
+                event_count=event_count,
+                activated_at=activated_at,
+                events=events,
+            ),
         )
         return Outcome(decision, after, events)
 
@@ -160,6 +158,10 @@ class ChallengeEngine:
 
 def initial_state(terms: ChallengeTerms) -> ChallengeState:
     """The state of a challenge as created: PENDING, and counting its CHALLENGE_CREATED event."""
+    return _created(terms, _creation(terms))
+
+
+def _created(terms: ChallengeTerms, event: ChallengeEvent) -> ChallengeState:
     return ChallengeState(
         terms=terms,
         status=ChallengeStatus.PENDING,
@@ -173,6 +175,25 @@ def initial_state(terms: ChallengeTerms) -> ChallengeState:
         activated_at=None,
         closed_at=None,
         last_executed_at=None,
+        chain_head=creation_link(event),
+    )
+
+
+def _creation(terms: ChallengeTerms) -> ChallengeEvent:
+    return ChallengeEvent(
+        challenge_id=terms.challenge_id,
+        challenge_sequence=1,
+        event_type=EventType.CHALLENGE_CREATED,
+        old_status=None,
+        new_status=ChallengeStatus.PENDING,
+        reason=None,
+        trade_id=None,
+        trade_sequence=None,
+        equity=terms.initial_balance,
+        evaluations=(),
+        occurred_at=terms.created_at,
+        recorded_at=terms.created_at,
+        terms=terms,
     )
 
 

@@ -7,6 +7,8 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -22,14 +24,16 @@ from challenge_engine.embedded import EmbeddedPostgres, default_data_dir
 from challenge_engine.event_listener import EventListener
 from challenge_engine.event_log import EventLog
 from challenge_engine.event_tail import EventTail
+from challenge_engine.keys import load_key, load_or_make_key
 from challenge_engine.positions import PositionAssigner
 from challenge_engine.reading import ChallengeReader
+from challenge_engine.sealing import Sealer
 from challenge_engine.trading import MAX_ISOLATED, TradingService, system_clock
 from challenge_engine.wakeup import Wakeup
 from challenge_rules import ChallengeError, ChallengeEvent
 from challenge_server.handlers import SERVICE, CallCount, generic_handler
 from challenge_server.servicer import ChallengeServicer
-from challenge_server.settings import AddressError, DatabaseSettings, ServeSettings
+from challenge_server.settings import AddressError, DatabaseSettings, ServeSettings, SettingsError
 
 T = TypeVar("T")
 
@@ -48,9 +52,9 @@ GC_THRESHOLD = 50_000
 """Container objects that may be made before the youngest are looked through."""
 WRITE_POOL_SIZE = MAX_CREATING
 """For creations."""
-MAX_CONNECTIONS = 1 + MAX_ISOLATED + 1 + WRITE_POOL_SIZE + POOL_SIZE + 1 + 1
-"""Of one process to the database: its writers of groups, the one that gives positions, the two pools, the listener and
-the tail of the log."""
+MAX_CONNECTIONS = 1 + MAX_ISOLATED + 1 + 1 + WRITE_POOL_SIZE + POOL_SIZE + 1 + 1
+"""Of one process to the database: its writers of groups, the one that gives positions, the one that seals, the two
+pools, the listener and the tail of the log."""
 
 SERVER_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
@@ -88,6 +92,34 @@ def ready_database(settings: DatabaseSettings, progress: Callable[[str], None]) 
         yield url
 
 
+def with_seal_keys(settings: ServeSettings, database: DatabaseSettings, *, no_seal: bool) -> ServeSettings:
+    """The settings with the keys to seal by: for the embedded PostgreSQL, one beside its data is made.
+
+    Raises `SettingsError` when a given database would be served without a key and without having said so.
+    """
+    if no_seal:
+        if settings.seal_keys or settings.checkpoint_dir:
+            raise SettingsError("give --no-seal, or --seal-key and --checkpoint-dir, not both")
+        return settings
+    if settings.seal_keys:
+        for path in settings.seal_keys:
+            load_key(Path(path))
+        return settings
+    if database.url is not None:
+        raise SettingsError(
+            "checkpoints need a key to sign them: make one with challenge-engine keygen and give it by --seal-key FILE,"
+            " or say --no-seal"
+        )
+    key = seal_key_path(database)
+    load_or_make_key(key)
+    return replace(settings, seal_keys=(str(key),))
+
+
+def seal_key_path(database: DatabaseSettings) -> Path:
+    """Where the key of the embedded PostgreSQL lies: beside its data."""
+    return (database.data_dir or default_data_dir()) / "seal-key.pem"
+
+
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop, where there is one."""
     if sys.platform == "win32":
@@ -114,6 +146,12 @@ class Application:
             max_clock_skew=round(settings.max_clock_skew_s * 1_000_000),
             max_group=settings.max_group,
         )
+        self._sealer = Sealer(
+            self._writes,
+            [load_key(Path(path)) for path in settings.seal_keys],
+            clock=clock,
+            directory=None if settings.checkpoint_dir is None else Path(settings.checkpoint_dir),
+        )
         self.trading.events.subscribe(_log_event)
         log = EventLog(self._reads)
         self._tail = EventTail(log, self._news, gives_way_to=self.trading.activity)
@@ -139,6 +177,7 @@ class Application:
             raise AddressError(f"cannot listen on {self._settings.listen}") from None
         self.trading.start()
         self._positions.start()
+        self._sealer.start()
         self._listener.start()
         await server.start()
         self._server = server
@@ -161,6 +200,7 @@ class Application:
         if self._server is not None:
             await self._server.stop(LAST_CALLS_S)
         await self._positions.stop()
+        await self._sealer.stop()
         await self._listener.stop()
         await self._tail.stop()
         await self._writes.close()

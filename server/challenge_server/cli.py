@@ -13,12 +13,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from challenge_engine.embedded import binary
 from challenge_engine.relaying import RelayOrder, check_relayable
 from challenge_engine.trading import MAX_GROUP
-from challenge_server import application
+from challenge_server import application, audit_commands
 from challenge_server.logs import log_to_stderr
 from challenge_server.options import DatabaseUrl, DataDir, chosen_database, clear_errors, say
+from challenge_server.reconcile_command import EXIT_CODES, reconcile_command
 from challenge_server.relay import running as relaying
 from challenge_server.relay.messages import PayloadFormat
 from challenge_server.relay.targets import parse_target
+from challenge_server.seal_commands import checkpoint_command, keygen_command
 from challenge_server.settings import (
     DEFAULT_LISTEN,
     DEFAULT_MAX_CLOCK_SKEW_S,
@@ -81,6 +83,27 @@ def serve(
             help="How many trades may share a transaction; 1 turns grouping off, for comparisons.",
         ),
     ] = str(MAX_GROUP),
+    seal_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--seal-key",
+            envvar="CHALLENGE_SEAL_KEY",
+            metavar="FILE",
+            help="Key that signs checkpoints; keygen makes one. Given twice, both sign: so one replaces another."
+            " The embedded PostgreSQL has one of its own.",
+        ),
+    ] = None,
+    no_seal: Annotated[
+        bool, typer.Option("--no-seal", envvar="CHALLENGE_NO_SEAL", help="Serve without sealing and without a key.")
+    ] = False,
+    checkpoint_dir: Annotated[
+        str | None,
+        typer.Option(
+            envvar="CHALLENGE_CHECKPOINT_DIR",
+            metavar="DIR",
+            help="Write a checkpoint there every minute: a place that the database's owner cannot rewrite.",
+        ),
+    ] = None,
     log_level: Annotated[
         str, typer.Option(envvar="CHALLENGE_LOG_LEVEL", metavar="LEVEL", help="debug, info, warning or error.")
     ] = "info",
@@ -95,10 +118,13 @@ def serve(
             insecure,
             workers=parse_count("--workers", workers, MAX_WORKERS),
             max_group=parse_count("--max-group", max_group, MAX_GROUP),
+            seal_keys=tuple(seal_key or ()),
+            checkpoint_dir=checkpoint_dir,
         )
         database = chosen_database(database_url, data_dir)
         ready = partial(_tell_ready, address.host)
         with application.ready_database(database, say) as url:
+            settings = application.with_seal_keys(settings, database, no_seal=no_seal)
             if settings.workers == 1:
                 application.run(application.serve(url, settings, ready=ready))
             else:
@@ -172,6 +198,12 @@ def migrate_command(database_url: DatabaseUrl = None, data_dir: DataDir = None) 
         typer.echo(f"the schema is at revision {application.migrate(url)}")
 
 
+app.command("replay", epilog=audit_commands.EXIT_CODES)(audit_commands.replay_command)
+app.command("verify", epilog=audit_commands.EXIT_CODES)(audit_commands.verify_command)
+app.command("keygen")(keygen_command)
+app.command("checkpoint")(checkpoint_command)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def psql(context: typer.Context, database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
     """Open psql on the database, also on the embedded one; what follows is passed on to psql."""
@@ -181,6 +213,9 @@ def psql(context: typer.Context, database_url: DatabaseUrl = None, data_dir: Dat
                  "PGUSER": url.username, "PGPASSWORD": url.password, "PGDATABASE": url.database}  # fmt: skip
         environment = os.environ | {name: str(value) for name, value in asked.items() if value}
         raise typer.Exit(subprocess.call([binary("psql"), *context.args], env=environment))  # noqa: S603 -- what was asked
+
+
+app.command("reconcile", epilog=EXIT_CODES)(reconcile_command)
 
 
 @app.command()

@@ -12,8 +12,11 @@ import psycopg
 import typer
 from sqlalchemy import exc
 
+from challenge_engine import audit_queries
+from challenge_engine.checkpoint_files import CheckpointFileError
 from challenge_engine.database import DatabaseError, brief
 from challenge_engine.embedded import EmbeddedPostgresError
+from challenge_engine.keys import KeyFileError
 from challenge_engine.relaying import RelayError
 from challenge_server.settings import AddressError, DatabaseSettings, SettingsError
 from challenge_server.workers import WorkerError
@@ -49,12 +52,27 @@ def chosen_database(database_url: str | None, data_dir: str | None) -> DatabaseS
     )
 
 
+AUDIT_PRIVILEGES = audit_queries.MISSING_PRIVILEGES
+"""What the role of an auditor needs: to read, and no more."""
+
+MENDABLE = (
+    SettingsError,
+    DatabaseError,
+    EmbeddedPostgresError,
+    AddressError,
+    WorkerError,
+    RelayError,
+    KeyFileError,
+    CheckpointFileError,
+)
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Turn what an operator can mend into one line and exit code 1."""
     try:
         yield
-    except (SettingsError, DatabaseError, EmbeddedPostgresError, AddressError, WorkerError, RelayError) as error:
+    except MENDABLE as error:
         _fail(str(error))
     except exc.DBAPIError as error:
         _fail(f"the database cannot be used: {brief(error.orig or error)}")

@@ -166,6 +166,10 @@ class ServeSettings:
     insecure: bool = False
     workers: int = 1
     max_group: int = MAX_GROUP
+    seal_keys: tuple[str, ...] = ()
+    """Files of the keys that sign checkpoints; none: nothing is sealed."""
+    checkpoint_dir: str | None = None
+    """Where checkpoints are written to, beside the database."""
 
     def __post_init__(self) -> None:
         if not self.listen.is_loopback and not self.insecure:

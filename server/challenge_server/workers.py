@@ -23,6 +23,7 @@ from sqlalchemy.engine import URL
 
 from challenge_engine.database import DatabaseError, usable_connections
 from challenge_engine.embedded import EmbeddedPostgresError
+from challenge_engine.keys import KeyFileError
 from challenge_server import application
 from challenge_server.logs import log_to_stderr
 from challenge_server.settings import Address, AddressError, DatabaseSettings, ServeSettings, SettingsError
@@ -74,7 +75,12 @@ async def _keep_workers(
         loop.add_signal_handler(number, stop.set)
     async with settings.listen.reserved() as address:
         settings = replace(settings, listen=address)
-        workers = [Worker(number, database, settings, log_level) for number in range(1, settings.workers + 1)]
+        # One of them writes the directory of checkpoints.
+        others = replace(settings, checkpoint_dir=None)
+        workers = [
+            Worker(number, database, settings if number == 1 else others, log_level)
+            for number in range(1, settings.workers + 1)
+        ]
         stopped = asyncio.create_task(stop.wait(), name="stop")
         serving = asyncio.create_task(_all_serve(workers), name="serving")
         keeping = [asyncio.create_task(worker.keep(), name=f"worker-{worker.number}") for worker in workers]
@@ -198,12 +204,13 @@ def main() -> None:
     orders = json.loads(line)
     log_to_stderr(orders["log_level"], f"worker {sys.argv[1]}")
     database = DatabaseSettings.parse(**orders["database"])
-    settings = ServeSettings(**orders["settings"] | {"listen": Address(**orders["settings"]["listen"])})
+    listen, seal_keys = Address(**orders["settings"]["listen"]), tuple(orders["settings"]["seal_keys"])
+    settings = ServeSettings(**orders["settings"] | {"listen": listen, "seal_keys": seal_keys})
     try:
         # A worker counts as a user of the embedded PostgreSQL, and finishes its work even if the parent is killed.
         with application.open_database(database, logger.info) as url:
             application.run(_work(url, settings, parent))
-    except (AddressError, DatabaseError, EmbeddedPostgresError) as error:
+    except (AddressError, DatabaseError, EmbeddedPostgresError, KeyFileError) as error:
         if parent.closed:
             logger.error("%s", error)  # noqa: TRY400 -- the message says it all
         else:

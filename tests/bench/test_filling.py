@@ -39,15 +39,16 @@ def _decided(number: int) -> tuple[ChallengeState, list[RecordedTrade], list[Cha
         trade = filling.trade(sequence)
         outcome = engine.decide(state, trade, recorded_at=trade.executed_at + filling.RECORDING_DELAY)
         state = outcome.state
-        recorded.append(RecordedTrade(trade, outcome.decision))
+        recorded.append(RecordedTrade(trade, outcome.decision, outcome.state.chain_head))
         events.extend(outcome.events)
     return state, recorded, events
 
 
 async def _rows(url: URL, table: str, challenge_id: str) -> list[Any]:
-    """Everything a table holds of a challenge, but for its id."""
+    """Everything a table holds of a challenge, but for its id, and for the links that hold it, too."""
+    own = "'{challenge_id,chain_hash,chain_head}'::text[]"
     found = await sql(
-        url, f"SELECT to_jsonb(t) - 'challenge_id' FROM {table} t WHERE challenge_id = %s ORDER BY 1", (challenge_id,)
+        url, f"SELECT to_jsonb(t) - {own} FROM {table} t WHERE challenge_id = %s ORDER BY 1", (challenge_id,)
     )
     return [row[0] for row in found]
 

@@ -8,9 +8,12 @@ from sqlalchemy.engine import URL
 
 from challenge_engine.database import normalise_url
 from challenge_engine.embedded import EmbeddedPostgres
-from tests.engine.harness import RunningEngine, conninfo, running_engine
+from tests.engine.harness import PROTECT, UNPROTECT, RunningEngine, conninfo, running_engine
 
-TABLES = ("event_outbox", "event_positions", "challenge_events", "trades", "challenges")
+TABLES = (
+    "event_outbox", "event_positions", "challenge_events", "trades", "challenges", "seal_outbox", "checkpoint_leaves",
+    "checkpoint_tiles", "checkpoints", "archives", "imported_chunks",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -37,10 +40,10 @@ def database_url(engine_database_url: URL) -> URL:
         connection.execute("SET client_min_messages = warning")
         with connection.transaction():
             connection.execute("DROP SCHEMA IF EXISTS planted CASCADE")
-            # As a replica, PostgreSQL leaves out the triggers that keep history from being deleted.
-            connection.execute("SET LOCAL session_replication_role = replica")
+            connection.execute(UNPROTECT)
             for table in TABLES:
                 connection.execute(f"DELETE FROM {table}")
+            connection.execute(PROTECT)
             connection.execute("CREATE SCHEMA planted")
     return engine_database_url
 

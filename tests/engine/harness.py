@@ -238,6 +238,35 @@ async def sql(url: URL, statement: str, parameters: Any = None) -> list[Any]:
         return await cursor.fetchall() if cursor.description else []
 
 
+UNPROTECT = """
+    SET LOCAL session_replication_role = replica;
+    DO $$ DECLARE t record; BEGIN
+        FOR t IN SELECT tgrelid::regclass AS name, tgname FROM pg_trigger WHERE tgenabled = 'A' LOOP
+            EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', t.name, t.tgname);
+        END LOOP;
+    END $$
+"""
+"""As a superuser who leaves out foreign keys and every trigger that keeps history as it is, until PROTECT."""
+
+PROTECT = """
+    DO $$ DECLARE t record; BEGIN
+        FOR t IN SELECT tgrelid::regclass AS name, tgname FROM pg_trigger WHERE tgenabled = 'D' LOOP
+            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.name, t.tgname);
+        END LOOP;
+    END $$
+"""
+
+
+@asynccontextmanager
+async def tampering(url: URL) -> AsyncIterator[Connection]:
+    """A superuser's transaction that nothing protects history from; committed at the end."""
+    async with sql_session(url, autocommit=False) as connection:
+        await connection.execute(UNPROTECT)
+        yield connection
+        await connection.execute(PROTECT)
+        await connection.commit()
+
+
 async def value(url: URL, statement: str, parameters: Any = None) -> Any:
     """The one value of one statement."""
     ((only,),) = await sql(url, statement, parameters)

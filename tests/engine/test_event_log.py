@@ -15,7 +15,7 @@ from challenge_engine.event_log import BEGINNING, Cursors, EventFilter, EventLog
 from challenge_engine.migrating import migrate
 from challenge_rules import ChallengeStatus
 from challenge_rules.errors import CursorMismatchError, ValidationError
-from tests.engine.harness import RunningEngine, gist, lives, new_id, running_engine, sql, sql_session, value
+from tests.engine.harness import RunningEngine, gist, lives, new_id, running_engine, sql, tampering, value
 
 ALL = EventFilter()
 PENDING, ACTIVE, FAILED, FUNDED = ChallengeStatus
@@ -140,10 +140,8 @@ class TestCursors:
         """A backup restored in place keeps its identity, but what comes after its moment is another history."""
         await lives(engine)
         old = [await cursor_at(engine.log, ALL, position) for position in range(8)]
-        async with sql_session(engine.url, autocommit=False) as restoring:
-            await restoring.execute("SET LOCAL session_replication_role = replica")
+        async with tampering(engine.url) as restoring:
             await restoring.execute("DELETE FROM event_positions WHERE position > 5")
-            await restoring.commit()
         for position in range(6):
             assert (await engine.log.place_of(ALL, old[position])).position == position
         for position in (6, 7):

@@ -27,8 +27,8 @@ from tests.engine.harness import (
     proxied,
     running_engine,
     sql,
-    sql_session,
     submission,
+    tampering,
     value,
 )
 
@@ -515,10 +515,8 @@ class TestOneReaderForAll:
             await follower.events(7)
             await follower.next()
             await is_live(engine.tail)
-            async with sql_session(engine.url, autocommit=False) as restoring:
-                await restoring.execute("SET LOCAL session_replication_role = replica")
+            async with tampering(engine.url) as restoring:
                 await restoring.execute("DELETE FROM event_positions WHERE position > 5")
-                await restoring.commit()
             with pytest.raises(CursorMismatchError, match="replaced"):
                 await follower.next()
 

@@ -22,8 +22,8 @@ from tests.engine.harness import (
     proxied,
     running_engine,
     sql,
-    sql_session,
     submission,
+    tampering,
     told,
     uproot_trigger,
 )
@@ -214,15 +214,13 @@ async def test_what_another_process_wrote_is_seen_and_the_challenge_read_from_th
 async def test_a_row_that_was_set_back_is_believed_though_its_keys_are_free(engine: RunningEngine, ways: Ways):
     """As after a restore under the feet of the service: no key stands in the way of what was decided on memory."""
     (challenge_id,) = await relied_upon(engine)
-    async with sql_session(engine.url, autocommit=False) as restoring:
-        await restoring.execute("SET LOCAL session_replication_role = replica")
+    async with tampering(engine.url) as restoring:
         await restoring.execute("DELETE FROM trades WHERE challenge_id = %s AND sequence = 2", (challenge_id,))
         await restoring.execute(
             "UPDATE challenges SET last_sequence = 1, equity = 100001, peak_equity = 100001,"
             " last_executed_at = last_executed_at - interval '1 second' WHERE challenge_id = %s",
             (challenge_id,),
         )
-        await restoring.commit()
     decision = await engine.trading.submit(submission(challenge_id, "t2", "1", 2))
     assert (told(decision), decision.equity) == (2, 100002 * 10**8)
     assert ways.in_vain == 1

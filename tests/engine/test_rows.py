@@ -17,6 +17,7 @@ from challenge_rules import (
     Trade,
 )
 from challenge_rules.currencies import ISO_4217
+from challenge_rules.engine import initial_state
 from challenge_rules.money import MAX_AMOUNT, parse_amount
 from challenge_rules.timestamps import MAX_SECONDS, MICROSECONDS_PER_DAY, MIN_SECONDS
 from tests.engine.harness import Connection, sql_session
@@ -54,14 +55,14 @@ def lived(terms: ChallengeTerms, pnls_: list[int], first: int, ids: list[str], s
         except ValueError:
             continue
         state = outcome.state
-        trades.append(RecordedTrade(trade, outcome.decision))
+        trades.append(RecordedTrade(trade, outcome.decision, outcome.state.chain_head))
         events.extend(outcome.events)
     return state, trades, events
 
 
 async def stored_and_read(connection: Connection, state: ChallengeState, trades, events):
     terms = state.terms
-    await connection.execute(queries.INSERT_CHALLENGE, (rows.challenge_to_json(terms),))
+    await connection.execute(queries.INSERT_CHALLENGE, (rows.challenge_to_json(initial_state(terms)),))
     if trades:
         await connection.execute(
             queries.INSERT_TRADES, (rows.trades_to_json((trade, terms.initial_balance) for trade in trades),)
@@ -124,6 +125,6 @@ def test_amounts_enter_as_exact_text():
         ChallengeTerms("0190b5a8-7c3e-7d2a-9f00-1a2b3c4d5e6f", MAX_AMOUNT, Limits(), "USD", (), 1, 0)
     )
     outcome = ChallengeEngine().decide(state, trade, recorded_at=0)
-    text = rows.trades_to_json([(RecordedTrade(trade, outcome.decision), MAX_AMOUNT)])
+    text = rows.trades_to_json([(RecordedTrade(trade, outcome.decision, outcome.state.chain_head), MAX_AMOUNT)])
     assert '"realized_pnl":"-0.00000001"' in text
     assert '"equity":"9999999999999999.99999998"' in text

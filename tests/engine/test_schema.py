@@ -22,6 +22,7 @@ from challenge_engine.schema import metadata
 from tests.engine.harness import conninfo, eventually, new_id, value
 
 _numbers = itertools.count(1)
+HASH = bytes(32)
 
 CHALLENGE: dict[str, Any] = {
     "status": "PENDING",
@@ -36,6 +37,7 @@ CHALLENGE: dict[str, Any] = {
     "peak_equity": 100,
     "daily_start_equity": 100,
     "created_at": "2025-01-01T00:00Z",
+    "chain_head": HASH,
 }
 MOMENT = "2025-01-02T00:00Z"
 STARTED: dict[str, Any] = {
@@ -59,6 +61,7 @@ TRADE: dict[str, Any] = {
     "previous_status": "PENDING",
     "status": "ACTIVE",
     "recorded_at": MOMENT,
+    "chain_hash": HASH,
 }
 CREATED: dict[str, Any] = {
     "challenge_sequence": 1,
@@ -69,6 +72,7 @@ CREATED: dict[str, Any] = {
     "terms": Jsonb({}),
     "occurred_at": MOMENT,
     "recorded_at": MOMENT,
+    "chain_hash": HASH,
 }
 CHANGED = CREATED | {
     "challenge_sequence": 2,
@@ -78,8 +82,28 @@ CHANGED = CREATED | {
     "trade_id": "t1",
     "trade_sequence": 1,
     "terms": None,
+    "chain_hash": None,
 }
 FAILED_CHANGE = CHANGED | {"old_status": "ACTIVE", "new_status": "FAILED", "reason": "MAX_TOTAL_DRAWDOWN"}
+
+
+TERMS = Jsonb(
+    {
+        "initial_balance": "100",
+        "max_daily_drawdown_pct": "5",
+        "max_total_drawdown_pct": "10",
+        "profit_target_pct": "10",
+        "currency_code": "USD",
+        "labels": {},
+        "rules_version": 1,
+        "created_at": MOMENT,
+    }
+)
+
+
+def unchained(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it was before there were chains."""
+    return {name: content for name, content in row.items() if not name.startswith("chain_")}
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +174,10 @@ class TestMigrating:
         with empty_database(session_database_url) as url:
             migrate(url, "0001")
             with psycopg.connect(conninfo(url)) as connection:
-                challenge_id = challenge(connection)
-                for position, event in ((1, CREATED), (2, CHANGED)):
-                    insert(connection, "challenge_events", {"challenge_id": challenge_id, **event})
+                challenge_id = new_id()
+                insert(connection, "challenges", {"challenge_id": challenge_id, **unchained(CHALLENGE)})
+                for position, event in ((1, CREATED | {"terms": TERMS}), (2, CHANGED)):
+                    insert(connection, "challenge_events", {"challenge_id": challenge_id, **unchained(event)})
                     insert(
                         connection,
                         "event_positions",
@@ -375,7 +400,7 @@ class TestConstraints:
     @pytest.mark.parametrize(
         "event",
         [
-            CREATED | {"event_type": "SOMETHING_ELSE"},
+            CREATED | {"event_type": "SOMETHING_ELSE", "chain_hash": None},
             CREATED | {"challenge_sequence": 2},
             CREATED | {"old_status": "PENDING"},
             CREATED | {"new_status": "ACTIVE"},
@@ -403,6 +428,24 @@ class TestConstraints:
             with pytest.raises(psycopg.errors.CheckViolation) as refused:
                 insert(history, "challenge_events", {"challenge_id": challenge_id, **event})
             assert refused.value.diag.constraint_name == "challenge_events_shape"
+
+    @pytest.mark.parametrize(
+        ("table", "row", "constraint"),
+        [
+            ("challenges", CHALLENGE | {"chain_head": b"short"}, "challenges_chain_head_is_sha256"),
+            ("trades", TRADE | {"chain_hash": bytes(33)}, "trades_chain_hash_is_sha256"),
+            ("challenge_events", CREATED | {"chain_hash": None}, "challenge_events_creation_is_chained"),
+            ("challenge_events", CHANGED | {"chain_hash": HASH}, "challenge_events_creation_is_chained"),
+        ],
+    )
+    def test_a_link_of_a_chain_is_a_sha256_and_stands_where_one_belongs(
+        self, history: psycopg.Connection, table: str, row: dict[str, Any], constraint: str
+    ):
+        with undone(history):
+            challenge_id = new_id() if table == "challenges" else challenge(history)
+            with pytest.raises(psycopg.errors.CheckViolation) as refused:
+                insert(history, table, {"challenge_id": challenge_id, **row})
+            assert refused.value.diag.constraint_name == constraint
 
     @pytest.mark.parametrize(
         ("table", "first", "second"),

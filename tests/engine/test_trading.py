@@ -166,7 +166,7 @@ class TestCreating:
             await other.execute(
                 "INSERT INTO challenges (challenge_id, initial_balance, max_daily_drawdown_pct, max_total_drawdown_pct,"
                 " profit_target_pct, currency_code, labels, rules_version, equity, peak_equity, daily_start_equity,"
-                " created_at) VALUES (%s, 1, 5, 10, 10, 'USD', '{}', 1, 1, 1, 1, now())",
+                " created_at, chain_head) VALUES (%s, 1, 5, 10, 10, 'USD', '{}', 1, 1, 1, 1, now(), sha256(''))",
                 (terms.challenge_id,),
             )
             assert await reason_of(engine.trading.create_challenge(terms)) == "WRITE_CONFLICT"

@@ -90,7 +90,7 @@ class Account:
         self.state = outcome.state
         self.log.extend(outcome.events)
         if recorded is None:
-            self.accepted[trade.trade_id] = RecordedTrade(trade, outcome.decision)
+            self.accepted[trade.trade_id] = RecordedTrade(trade, outcome.decision, outcome.state.chain_head)
         return outcome
 
     def trade(self, pnl: str, at: str, trade_id: str | None = None, symbol: str = "") -> Outcome:

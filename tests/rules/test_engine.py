@@ -21,6 +21,7 @@ from challenge_rules import (
     RuleEvaluation,
     Trade,
 )
+from challenge_rules.chain import creation_link
 from challenge_rules.engine import initial_state
 from challenge_rules.money import MAX_AMOUNT, format_amount
 from tests.rules.account import (
@@ -43,7 +44,7 @@ LARGEST = "9999999999999999.99999999"
 
 class TestCreation:
     def test_a_new_challenge_is_pending_with_every_figure_at_the_initial_balance(self):
-        state, _ = ChallengeEngine().create(terms())
+        state, created = ChallengeEngine().create(terms())
         assert state == ChallengeState(
             terms=terms(),
             status=PENDING,
@@ -57,6 +58,7 @@ class TestCreation:
             activated_at=None,
             closed_at=None,
             last_executed_at=None,
+            chain_head=creation_link(created),
         )
         assert initial_state(terms()) == state
         assert state.version == 1
@@ -154,6 +156,7 @@ class TestStateMachine:
             event_count=2,
             activated_at=microseconds(T1),
             last_executed_at=at,
+            chain_head=outcome.state.chain_head,
         )
 
     def test_accepted_trades_are_numbered_without_gaps_and_refused_ones_get_no_number(self):

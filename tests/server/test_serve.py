@@ -23,10 +23,12 @@ from typer.testing import CliRunner
 
 from challenge_engine.database import normalise_url
 from challenge_engine.embedded import EmbeddedPostgres
+from challenge_engine.keys import parse_public_key, verify_signature
+from challenge_rules.notes import Checkpoint, SignedNote
 from challenge_server.application import MIN_PING_INTERVAL_MS
 from challenge_server.cli import app
 from propfirm.challenge.v1 import challenge_pb2 as pb
-from tests.conftest import ServerProcess
+from tests.conftest import SEAL_KEY_VARIABLE, ServerProcess
 from tests.engine.test_embedded import processes_of
 from tests.server.calls import (
     PATIENCE_S,
@@ -61,7 +63,9 @@ def failed(*arguments: str, environment: dict[str, str] | None = None) -> str:
 
     Run within this process: these commands end before they start anything, and a process each would take a second.
     """
-    ours: dict[str, str | None] = {name: None for name in os.environ if name.startswith("CHALLENGE_")}
+    ours: dict[str, str | None] = {
+        name: None for name in os.environ if name.startswith("CHALLENGE_") and name != SEAL_KEY_VARIABLE
+    }
     ended = CliRunner().invoke(app, list(arguments), env=ours | (environment or {}))
     assert (ended.exit_code, ended.stdout) == (1, ""), ended
     assert isinstance(ended.exception, SystemExit), f"a traceback: {ended.exception!r}"
@@ -87,9 +91,31 @@ def test_port_0_takes_a_free_port_and_the_ready_line_tells_it(server_address: st
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "SERVING\n", "")
 
 
+def test_a_database_by_url_is_not_served_without_a_key_or_a_word_about_it(session_database_url: URL) -> None:
+    said = command("serve", "--listen", "127.0.0.1:0", "--database-url", url_text(session_database_url)).stderr
+    assert "challenge-engine keygen" in said
+    assert "--no-seal" in said
+
+
+def test_the_embedded_postgresql_has_a_key_of_its_own_and_seals_what_is_committed(
+    start_server: Start, tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "data"
+    server = start_server("--data-dir", str(data_dir), environment={SEAL_KEY_VARIABLE: ""})
+    with connected(server.address) as stub:
+        make_challenge(stub)
+    assert server.stop() == 0
+    made = command("checkpoint", "--data-dir", str(data_dir))
+    assert made.returncode == 0
+    key = parse_public_key(str(data_dir / "seal-key.pem.pub"))
+    note = SignedNote.parse(made.stdout)
+    assert note.verified_by([key], verify_signature) == [key]
+    assert Checkpoint.parse_body(note.text).tree_size == 1
+
+
 def test_a_taken_port_is_a_clear_error(server_address: str, session_database_url: URL) -> None:
     """grpc would bind it a second time and take half of the calls."""
-    ended = command("serve", "--listen", server_address, "--database-url", url_text(session_database_url))
+    ended = command("serve", "--listen", server_address, "--no-seal", "--database-url", url_text(session_database_url))
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "Traceback" not in ended.stderr
     said = ended.stderr.splitlines()[-1]

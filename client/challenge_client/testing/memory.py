@@ -169,7 +169,7 @@ class Memory:
         if submission.validate_only:
             return replace(outcome.decision, recorded_at=None)
         if not outcome.decision.replayed:
-            recorded = RecordedTrade(submission.trade, outcome.decision)
+            recorded = RecordedTrade(submission.trade, outcome.decision, outcome.state.chain_head)
             account.states.append(outcome.state)
             account.trades.append(recorded)
             account.by_trade_id[submission.trade.trade_id] = recorded

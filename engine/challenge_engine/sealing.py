@@ -1,0 +1,264 @@
+"""Seals the chains that moved: appends their heads to one Merkle tree, and signs a checkpoint of it.
+
+Every server process runs a sealer. Whoever comes first seals what all of them have committed; the numbers of the leaves
+admit one of two that try at the same moment. `docs/audit.md` tells what a seal proves.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+
+from challenge_engine import sealing_queries as queries
+from challenge_engine.checkpoint_files import CheckpointDirectory
+from challenge_engine.database import CONFLICTS, UNAVAILABLE, Connection, Database, WriterConnection, brief
+from challenge_engine.keys import SealKey, verify_signature
+from challenge_engine.rows import bytea
+from challenge_rules.chain import encode_leaf
+from challenge_rules.merkle import TILE_LEVELS, CompactRange, leaf_hash
+from challenge_rules.notes import Checkpoint, NoteError, SignedNote
+from challenge_rules.timestamps import to_iso
+
+logger = logging.getLogger(__name__)
+
+SEAL_INTERVAL_S = 0.5
+RETRY_INTERVAL_S = 1.0
+PATIENCE_S = 5.0
+"""A database that is away for longer is worth a line in the log."""
+MAX_PER_SEAL = 2_000
+"""So many rows of the outbox become leaves together."""
+EXPORT_INTERVAL_S = 60.0
+"""How often a checkpoint is written to the directory of checkpoints, where there is one."""
+SEALED_AT = "sealed_at "
+"""The line of a checkpoint that says when it was made."""
+
+
+class TreeError(Exception):
+    """The sealed tree in the database is not the one that was signed; nothing more is sealed on top of it."""
+
+
+@dataclass(slots=True)
+class _Seal:
+    """What one seal appends."""
+
+    leaves: list[dict[str, Any]] = field(default_factory=list)
+    tiles: list[dict[str, Any]] = field(default_factory=list)
+    outbox_ids: list[int] = field(default_factory=list)
+
+
+class Sealer:
+    """Seals every SEAL_INTERVAL_S what has moved, so at most a second after its commit.
+
+    Without keys nothing is sealed; what waits is kept short, so that a later start with a key seals all of it. With
+    several keys every checkpoint has the signature of each, which is how one takes the place of another. `directory`
+    receives the checkpoints for safe-keeping.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        keys: Sequence[SealKey],
+        *,
+        clock: Callable[[], int],
+        directory: Path | None = None,
+    ) -> None:
+        self._connection = WriterConnection(database, queries.PREPARED_TO_SEAL)
+        self._keys = keys
+        self._clock = clock
+        self._directory = None if directory is None else CheckpointDirectory(directory)
+        self._exported_s = float("-inf")
+        self._frontier: CompactRange | None = None
+        self._origin = ""
+        self._turn = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to seal."""
+        self._task = asyncio.create_task(self._run(), name="sealer")
+
+    async def stop(self) -> None:
+        """Seal what waits, if the database lets us, and end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            try:
+                await self.seal_all()
+                await self._export()
+            except (psycopg.Error, TreeError, OSError) as error:
+                logger.info("the last chains were not sealed; the next process does it: %s", brief(error))
+        await self._connection.close()
+
+    async def seal_all(self) -> int:
+        """Seal every chain that has moved; returns how many leaves there were. Without keys: 0."""
+        async with self._turn:
+            total = 0
+            while True:
+                taken, sealed = await self._seal_some() if self._keys else (await self._forget_repeated(), 0)
+                total += sealed
+                if taken < MAX_PER_SEAL:
+                    return total
+
+    async def _seal_some(self) -> tuple[int, int]:
+        """Seal some; how many rows of the outbox that took, and how many leaves it made."""
+        async with self._connection.use() as connection:
+            size, frontier = await self._tree(connection)
+            waiting = await _execute(connection, "EXECUTE waiting_to_seal(%s)", (MAX_PER_SEAL,))
+            if not waiting:
+                return 0, 0
+            seal = _Seal()
+            for outbox_ids, challenge_id, sequence, chain_head, is_sealed in waiting:
+                seal.outbox_ids += outbox_ids
+                if challenge_id is None or is_sealed:
+                    continue
+                hashed = leaf_hash(encode_leaf(challenge_id, sequence, chain_head))
+                seal.leaves.append(
+                    {
+                        "leaf_index": frontier.size,
+                        "challenge_id": challenge_id,
+                        "sequence": sequence,
+                        "chain_head": bytea(chain_head),
+                    }
+                )
+                for level, index, tile in frontier.append(hashed):
+                    seal.tiles.append({"level": level, "tile_index": index, "hash": bytea(tile)})
+            if seal.leaves:
+                try:
+                    await self._write(connection, seal, frontier)
+                except psycopg.errors.UniqueViolation:
+                    # Another process sealed at the same moment: what is left of these waits for the next time.
+                    logger.debug("another process sealed at the same moment")
+                    await connection.rollback()
+                    return 0, 0
+                logger.debug("sealed %d chains, the tree has %d leaves", len(seal.leaves), frontier.size)
+                self._frontier = frontier
+            else:
+                await _execute(connection, "EXECUTE delete_sealed(%s)", (seal.outbox_ids,))
+            return len(seal.outbox_ids), frontier.size - size
+
+    async def _write(self, connection: Connection, seal: _Seal, frontier: CompactRange) -> None:
+        sealed_at = to_iso(self._clock())
+        body = Checkpoint(self._origin, frontier.size, frontier.root(), (f"{SEALED_AT}{sealed_at}",)).body
+        note = SignedNote(body, tuple(key.sign(body) for key in self._keys)).encode()
+        cursor = psycopg.AsyncClientCursor(connection)
+        parameters = (
+            orjson.dumps(seal.leaves).decode(),
+            orjson.dumps(seal.tiles).decode(),
+            frontier.size,
+            note,
+            sealed_at,
+            seal.outbox_ids,
+        )
+        await cursor.execute(queries.SEAL, parameters)
+
+    async def _tree(self, connection: Connection) -> tuple[int, CompactRange]:
+        """The size of the tree in the database, and a frontier to go on from; `TreeError` when it is not as signed."""
+        newest = await _execute(connection, "EXECUTE newest_checkpoint")
+        if not newest:
+            ((log_id,),) = await _execute(connection, queries.LOG_ID)
+            self._origin = f"challenge-engine/{log_id}"
+            return 0, CompactRange()
+        ((size, note),) = newest
+        known = self._frontier
+        if known is None or known.size != size:
+            known = await _frontier(connection, size)
+            self._origin = self._require_signed(size, note, known)
+        return size, CompactRange(size, known.hashes)
+
+    def _require_signed(self, size: int, note: str, frontier: CompactRange) -> str:
+        """The origin of the newest checkpoint, once it is sure that the tree is the one that it signs."""
+        try:
+            signed = SignedNote.parse(note)
+            signed.verified_by([key.public for key in self._keys], verify_signature)
+            checkpoint = Checkpoint.parse_body(signed.text)
+        except NoteError as error:
+            raise TreeError(
+                f"the newest checkpoint is not to be believed: {error}; run: challenge-engine verify"
+            ) from None
+        except ValueError as error:
+            raise TreeError(f"the newest checkpoint cannot be read: {error}; run: challenge-engine verify") from None
+        if (checkpoint.tree_size, checkpoint.root) != (size, frontier.root()):
+            raise TreeError(
+                f"the {size} sealed leaves are not those that were signed, so that nothing more is sealed on top of"
+                " them; run: challenge-engine verify"
+            )
+        return checkpoint.origin
+
+    async def _forget_repeated(self) -> int:
+        async with self._connection.use() as connection:
+            cursor = await connection.execute(queries.FORGET_REPEATED, (MAX_PER_SEAL,))
+            return cursor.rowcount
+
+    async def _run(self) -> None:
+        clock = asyncio.get_running_loop().time
+        failing_since: float | None = None
+        told = ""
+        while True:
+            try:
+                await self.seal_all()
+                if clock() - self._exported_s >= EXPORT_INTERVAL_S:
+                    await self._export()
+                    self._exported_s = clock()
+            except Exception as error:
+                failing_since = failing_since or clock()
+                lasts = clock() - failing_since >= PATIENCE_S
+                if str(error) != told and (lasts or not isinstance(error, UNAVAILABLE + CONFLICTS)):
+                    told = str(error)
+                    logger.exception("nothing is sealed until this is mended")
+                else:
+                    logger.debug("nothing was sealed: %s", brief(error))
+                await asyncio.sleep(RETRY_INTERVAL_S)
+            else:
+                if told:
+                    logger.info("chains are sealed again")
+                failing_since, told = None, ""
+                await asyncio.sleep(SEAL_INTERVAL_S)
+
+    async def _export(self) -> None:
+        """Write the newest checkpoint, and the leaves that came since the last, to the directory of checkpoints."""
+        if self._directory is None or not self._keys:
+            return
+        async with self._connection.use() as connection:
+            newest = await _execute(connection, "EXECUTE newest_checkpoint")
+            if not newest:
+                return
+            ((size, note),) = newest
+            start = await asyncio.to_thread(self._directory.exported_size)
+            while start < size:
+                end = min(start + MAX_PER_SEAL, size)
+                leaves = await _execute(connection, queries.LEAVES, (start, end))
+                await asyncio.to_thread(self._directory.write_leaves, start, leaves)
+                start = end
+            await asyncio.to_thread(self._directory.write_note, size, note)
+
+
+async def _frontier(connection: Connection, size: int) -> CompactRange:
+    """The frontier of the first `size` leaves, from the stored subtrees and the leaves after the last of them."""
+    hashes: list[bytes] = []
+    level = 0
+    while size >> level:
+        start = size >> (level + TILE_LEVELS) << TILE_LEVELS
+        end = size >> level
+        if level == 0:
+            leaves = await _execute(connection, queries.LEAVES, (start, end))
+            nodes = [leaf_hash(encode_leaf(*leaf)) for leaf in leaves]
+        else:
+            nodes = [tile for (tile,) in await _execute(connection, queries.TILES, (level, start, end))]
+        if len(nodes) != end - start:
+            raise TreeError(f"the tree of {size} leaves lacks rows; run: challenge-engine verify")
+        tail = CompactRange()
+        for node in nodes:
+            tail.append(node)
+        hashes[:0] = tail.hashes
+        level += TILE_LEVELS
+    return CompactRange(size, hashes)
+
+
+async def _execute(connection: Connection, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    cursor = psycopg.AsyncClientCursor(connection)
+    await cursor.execute(query, parameters)
+    return await cursor.fetchall() if cursor.description else []

@@ -1,0 +1,305 @@
+"""Verifies a whole database: every challenge by its own rows, the log of events, the sealed tree and its checkpoints,
+and checkpoints that were exported to where the database's owner cannot rewrite them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from challenge_engine import audit_queries as queries
+from challenge_engine.audit_reading import stored_challenges
+from challenge_engine.auditing import Auditor, Fault, Finding
+from challenge_engine.checkpoint_files import CheckpointFileError, ExportedCheckpoint, Leaf, read_exported
+from challenge_engine.keys import verify_signature
+from challenge_engine.snapshots import Session, snapshot, stream
+from challenge_rules.chain import encode_leaf
+from challenge_rules.merkle import CompactRange, leaf_hash
+from challenge_rules.notes import Checkpoint, SignedNote, VerifierKey
+
+MAX_FINDINGS = 10_000
+"""More than this are counted, not kept."""
+LINKS_AT_A_TIME = 1_000
+
+Progress = Callable[[str, int, int], None]
+"""Told of what is done: the step, how much of it, and of how much in all (0: unknown)."""
+
+
+def _say_nothing(_step: str, _done: int, _total: int) -> None:
+    """For those who do not want to hear of progress."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a verification found. `notes` says what could not be checked, and why."""
+
+    challenges: int = 0
+    trades: int = 0
+    events: int = 0
+    archived: int = 0
+    leaves: int = 0
+    checkpoints: int = 0
+    signed_checkpoints: int = 0
+    exported_checkpoints: int = 0
+    waiting: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    finding_count: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.finding_count == 0
+
+    def add(self, finding: Finding) -> None:
+        """Count a finding, and keep it unless there are too many."""
+        self.finding_count += 1
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(finding)
+
+
+def replay(url: URL, *, challenge_ids: Sequence[str] | None = None, progress: Progress = _say_nothing) -> Report:
+    """Decide the stored trades of all challenges, or of some, again, and compare with what is stored."""
+    report = Report()
+    with snapshot(url) as session:
+        _replay(session, report, challenge_ids, progress)
+    return report
+
+
+def verify(
+    url: URL,
+    *,
+    keys: Sequence[VerifierKey] = (),
+    exported: Sequence[Path] = (),
+    progress: Progress = _say_nothing,
+) -> Report:
+    """Verify everything that one moment of the database shows.
+
+    `keys` are the public keys that checkpoints are to be signed by; without any, signatures are not checked, and the
+    report says so. `exported` are files and directories of exported checkpoints.
+    """
+    report = Report()
+    with snapshot(url) as session:
+        _replay(session, report, None, progress)
+        progress("log", 0, 0)
+        _verify_log(session, report)
+        _verify_tree(session, report, keys, progress)
+        _verify_seals(session, report)
+        for path in exported:
+            _verify_exported(session, report, path, keys)
+    return report
+
+
+def _replay(session: Session, report: Report, challenge_ids: Sequence[str] | None, progress: Progress) -> None:
+    total = 0
+    if challenge_ids is None:
+        ((_, total, _),) = session.execute(queries.COUNTS).fetchall()
+    auditor = Auditor()
+    for stored in stored_challenges(session, challenge_ids):
+        audited = auditor.audit(stored)
+        report.challenges += 1
+        report.trades += audited.trade_count
+        report.events += audited.event_count
+        report.archived += stored.archive_id is not None
+        for finding in audited.findings:
+            report.add(finding)
+        progress("trades", report.trades, total)
+
+
+def _verify_log(session: Session, report: Report) -> None:
+    """Positions without gaps, one for each event, in the order of each challenge."""
+    for position, previous in session.execute(queries.LOG_GAPS):
+        report.add(Finding(Fault.LOG, None, None, f"position {position} follows on {previous}"))
+    for challenge_id, number in session.execute(queries.EVENTS_WITHOUT_PLACE):
+        report.add(
+            Finding(Fault.LOG, challenge_id, None, f"event {number} has no position in the log and waits for none")
+        )
+    for position, challenge_id, number, is_missing in session.execute(queries.POSITIONS_THAT_DIFFER):
+        what = "of no event" if is_missing else "with another status than its event"
+        report.add(Finding(Fault.LOG, challenge_id, None, f"position {position} is {what}, number {number}"))
+    for position, challenge_id, number in session.execute(queries.POSITIONS_OUT_OF_ORDER):
+        report.add(
+            Finding(Fault.LOG, challenge_id, None, f"event {number} is at position {position}, after a later one")
+        )
+
+
+def _verify_tree(session: Session, report: Report, keys: Sequence[VerifierKey], progress: Progress) -> None:
+    """The tree of the stored leaves has the roots that were signed, and the subtrees that are stored."""
+    checkpoints = list(_read_checkpoints(session, report, keys))
+    pending = iter(checkpoints)
+    awaited = next(pending, None)
+    tree = CompactRange()
+    tiles: dict[tuple[int, int], bytes] = {}
+    total = checkpoints[-1].tree_size if checkpoints else 0
+    is_whole = True
+    for index, challenge_id, sequence, chain_head in stream(session, "audited_leaves", queries.ALL_LEAVES):
+        if index != tree.size and is_whole:
+            is_whole = False
+            message = f"leaf {tree.size} of the sealed tree is missing; the next is {index}"
+            report.add(Finding(Fault.CHECKPOINT, challenge_id, sequence, message))
+        for level, tile_index, digest in tree.append(leaf_hash(encode_leaf(challenge_id, sequence, chain_head))):
+            tiles[level, tile_index] = digest
+        while awaited is not None and awaited.tree_size == tree.size:
+            if is_whole and awaited.root != tree.root():
+                is_whole = False
+                message = f"the first {tree.size} leaves are not those that the checkpoint was signed for"
+                report.add(Finding(Fault.CHECKPOINT, None, None, message))
+            awaited = next(pending, None)
+        if tree.size % LINKS_AT_A_TIME == 0:
+            progress("leaves", tree.size, total)
+    report.leaves = tree.size
+    if awaited is not None:
+        message = f"there are {tree.size} leaves, but a checkpoint of {total}"
+        report.add(Finding(Fault.CHECKPOINT, None, None, message))
+    elif tree.size > total:
+        report.add(Finding(Fault.CHECKPOINT, None, None, f"there are {tree.size} leaves, but {total} were signed"))
+    if is_whole:
+        _compare_tiles(session, report, tiles)
+
+
+def _compare_tiles(session: Session, report: Report, tiles: dict[tuple[int, int], bytes]) -> None:
+    for level, tile_index, digest in session.execute(queries.ALL_TILES):
+        expected = tiles.pop((level, tile_index), None)
+        if expected != digest:
+            message = f"the stored subtree {tile_index} of level {level} is not that of its leaves"
+            report.add(Finding(Fault.CHECKPOINT, None, None, message))
+    for level, tile_index in tiles:
+        message = f"the stored subtree {tile_index} of level {level} is missing"
+        report.add(Finding(Fault.CHECKPOINT, None, None, message))
+
+
+def _read_checkpoints(session: Session, report: Report, keys: Sequence[VerifierKey]) -> Iterator[Checkpoint]:
+    unsigned = 0
+    origin = None
+    for tree_size, note in session.execute(queries.ALL_CHECKPOINTS):
+        report.checkpoints += 1
+        try:
+            checkpoint, is_signed = _read_note(note, keys)
+        except ValueError as error:
+            report.add(Finding(Fault.CHECKPOINT, None, None, f"the checkpoint of {tree_size} leaves: {error}"))
+            continue
+        report.signed_checkpoints += is_signed
+        unsigned += not is_signed
+        if checkpoint.tree_size != tree_size:
+            message = f"the checkpoint of {tree_size} leaves names {checkpoint.tree_size}"
+            report.add(Finding(Fault.CHECKPOINT, None, None, message))
+            continue
+        origin = origin or checkpoint.origin
+        if checkpoint.origin != origin:
+            message = f"the checkpoint of {tree_size} leaves is of another tree: {checkpoint.origin}, not {origin}"
+            report.add(Finding(Fault.CHECKPOINT, None, None, message))
+        yield checkpoint
+    if not report.checkpoints:
+        report.notes.append("nothing has been sealed, so nothing shows whether whole chains were rewritten")
+    elif not keys:
+        report.notes.append("signatures were not checked: no key was given")
+    elif unsigned:
+        message = f"{unsigned} checkpoints have no signature of a given key"
+        report.add(Finding(Fault.CHECKPOINT, None, None, message))
+
+
+def _read_note(note: str, keys: Sequence[VerifierKey]) -> tuple[Checkpoint, bool]:
+    """The checkpoint of a note, and whether one of the keys signed it; `ValueError` when it is not to be believed."""
+    signed = SignedNote.parse(note)
+    verified = signed.verified_by(keys, verify_signature)
+    return Checkpoint.parse_body(signed.text), bool(verified)
+
+
+def _verify_seals(session: Session, report: Report) -> None:
+    """What was sealed is what is stored, and nothing was left out."""
+    for index, challenge_id, sequence, archive_id, is_missing in session.execute(queries.LEAVES_THAT_DIFFER):
+        what = "it is missing" if is_missing and archive_id is None else "it is another one now"
+        report.add(Finding(Fault.SEAL, challenge_id, sequence, f"sealed as leaf {index}, but {what}"))
+    for challenge_id, sequence in session.execute(queries.UNSEALED):
+        report.add(Finding(Fault.SEAL, challenge_id, sequence, "neither sealed nor waiting for a seal"))
+    ((report.waiting,),) = session.execute(queries.WAITING).fetchall()
+
+
+def _verify_exported(session: Session, report: Report, path: Path, keys: Sequence[VerifierKey]) -> None:
+    """What was exported is part of the tree, and what was sealed then is what is stored now."""
+    notes, leaves = read_exported(path)
+    checkpoints = []
+    for exported in notes:
+        report.exported_checkpoints += 1
+        if (checkpoint := _read_exported_note(exported, report, keys)) is not None:
+            checkpoints.append(checkpoint)
+    tree = CompactRange()
+    by_size = {checkpoint.tree_size: checkpoint for checkpoint in checkpoints}
+    batch: list[tuple[int, Leaf]] = []
+    for index, leaf in leaves:
+        if index != tree.size:
+            raise CheckpointFileError(f"{path}: leaf {index} follows on {tree.size - 1}")
+        tree.append(leaf_hash(encode_leaf(*leaf)))
+        batch.append((index, leaf))
+        checkpoint = by_size.get(tree.size)
+        if checkpoint is not None and checkpoint.root != tree.root():
+            raise CheckpointFileError(f"{path}: the exported leaves are not those of its checkpoint of {tree.size}")
+        if len(batch) == LINKS_AT_A_TIME:
+            _compare_exported(session, report, batch)
+            batch.clear()
+    _compare_exported(session, report, batch)
+    _compare_roots(session, report, path, checkpoints)
+    largest = max(by_size, default=0)
+    if tree.size < largest:
+        report.notes.append(f"{path} has {tree.size} of {largest} leaves; what was rewritten may not be named")
+
+
+def _read_exported_note(exported: ExportedCheckpoint, report: Report, keys: Sequence[VerifierKey]) -> Checkpoint | None:
+    try:
+        checkpoint, is_signed = _read_note(exported.note, keys)
+    except ValueError as error:
+        report.add(Finding(Fault.CHECKPOINT, None, None, f"{exported.source}: {error}"))
+        return None
+    if keys and not is_signed:
+        message = f"{exported.source} has no signature of a given key"
+        report.add(Finding(Fault.CHECKPOINT, None, None, message))
+    return checkpoint
+
+
+def _compare_exported(session: Session, report: Report, batch: Sequence[tuple[int, Leaf]]) -> None:
+    """Compare exported leaves with the stored ones and with the stored links."""
+    if not batch:
+        return
+    first, last = batch[0][0], batch[-1][0]
+    stored = {
+        index: (challenge_id, sequence, chain_head)
+        for index, challenge_id, sequence, chain_head in session.execute(queries.SOME_LEAVES, (first, last))
+    }
+    places = {"challenge_ids": [leaf[0] for _, leaf in batch], "sequences": [leaf[1] for _, leaf in batch]}
+    links = {
+        (challenge_id, sequence): (link, is_archived)
+        for challenge_id, sequence, link, is_archived in session.execute(queries.LINKS, places)
+    }
+    for index, leaf in batch:
+        challenge_id, sequence, chain_head = leaf
+        link, is_archived = links[challenge_id, sequence]
+        if link != chain_head and not (is_archived and link is None):
+            what = "it is missing" if link is None else "it is another one now"
+            message = f"exported as leaf {index}, but {what}"
+            report.add(Finding(Fault.SEAL, challenge_id, sequence, message))
+        if stored.get(index) != leaf:
+            what = "is missing" if index not in stored else "is another one now"
+            message = f"leaf {index} of the sealed tree {what}; it was exported"
+            report.add(Finding(Fault.CHECKPOINT, challenge_id, sequence, message))
+
+
+def _compare_roots(session: Session, report: Report, path: Path, checkpoints: Sequence[Checkpoint]) -> None:
+    """Every exported checkpoint is of the tree that is stored."""
+    pending = sorted(checkpoints, key=lambda each: each.tree_size)
+    tree = CompactRange()
+    rows = stream(session, "compared_leaves", queries.ALL_LEAVES)
+    for checkpoint in pending:
+        while tree.size < checkpoint.tree_size:
+            row = next(rows, None)
+            if row is None:
+                break
+            tree.append(leaf_hash(encode_leaf(*row[1:])))
+        if tree.size < checkpoint.tree_size:
+            message = f"{path}: a checkpoint of {checkpoint.tree_size} leaves was exported, but there are {tree.size}"
+            report.add(Finding(Fault.CHECKPOINT, None, None, message))
+            return
+        if tree.root() != checkpoint.root:
+            message = f"{path}: the first {tree.size} leaves are not those that were exported"
+            report.add(Finding(Fault.CHECKPOINT, None, None, message))
+            return

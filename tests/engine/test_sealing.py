@@ -1,0 +1,272 @@
+"""Seals: the chains that moved become leaves of one signed tree, each once, whoever seals them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from challenge_engine.checkpoint_files import CheckpointDirectory, CheckpointFileError, read_exported, write_file
+from challenge_engine.checkpoint_reading import checkpoint_reader
+from challenge_engine.database import Database
+from challenge_engine.keys import (
+    KeyFileError,
+    SealKey,
+    load_key,
+    load_or_make_key,
+    make_key,
+    parse_public_key,
+    public_path,
+    verify_signature,
+)
+from challenge_engine.sealing import Sealer, TreeError
+from challenge_rules.chain import encode_leaf
+from challenge_rules.merkle import CompactRange, inclusion_proof, leaf_hash, tree_root, verify_inclusion
+from challenge_rules.notes import Checkpoint, NoteError, SignedNote
+from tests.engine.harness import NOW, RunningEngine, running_engine, sql, submission, tampering, value
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> SealKey:
+    return make_key(tmp_path / "key.pem")
+
+
+@asynccontextmanager
+async def sealer(engine: RunningEngine, *keys: SealKey, directory: Path | None = None) -> AsyncIterator[Sealer]:
+    """A sealer that seals when the test says so."""
+    made = Sealer(engine.database, keys, clock=lambda: NOW, directory=directory)
+    yield made
+    await made.stop()
+
+
+async def leaves(engine: RunningEngine) -> list[Any]:
+    return await sql(
+        engine.url,
+        "SELECT challenge_id::text, sequence, chain_head FROM checkpoint_leaves ORDER BY leaf_index",
+    )
+
+
+def root_of(found: Sequence[Any]) -> bytes:
+    tree = CompactRange()
+    for leaf in found:
+        tree.append(leaf_hash(encode_leaf(*leaf)))
+    return tree.root()
+
+
+async def test_what_has_moved_is_sealed_once_with_its_head_and_the_note_is_signed(engine: RunningEngine, key: SealKey):
+    async with sealer(engine, key) as sealing:
+        first, second = await engine.create(), await engine.create()
+        assert await sealing.seal_all() == 2
+        await engine.batch(*(submission(first, f"t{number}", "1", number) for number in range(5)))
+        assert await sealing.seal_all() == 1
+        assert await sealing.seal_all() == 0
+    state = await engine.state(first)
+    assert [leaf[:2] for leaf in await leaves(engine)] == [(first, 0), (second, 0), (first, 5)]
+    assert (await leaves(engine))[-1][2] == state.chain_head
+    with checkpoint_reader(engine.url) as reader:
+        newest = reader.newest()
+        note = SignedNote.parse(newest.note)
+        assert note.verified_by([key.public], verify_signature) == [key.public]
+        checkpoint = Checkpoint.parse_body(note.text)
+        assert (checkpoint.tree_size, checkpoint.root) == (3, root_of(await leaves(engine)))
+        log_id = await value(engine.url, "SELECT log_id::text FROM event_log")
+        assert checkpoint.origin == f"challenge-engine/{log_id}"
+        assert reader.newest_leaf(first) == (2, 5, state.chain_head)
+        assert reader.first_with(0).tree_size == 2
+    assert await value(engine.url, "SELECT count(*) FROM seal_outbox") == 0
+
+
+async def test_a_sealer_goes_on_where_another_ended_and_stored_subtrees_make_the_same_tree(
+    engine: RunningEngine, key: SealKey
+):
+    """Past 256 leaves a subtree is stored; proofs by way of it lead to the root of all the leaves."""
+    ids = [await engine.create() for _ in range(30)]
+    async with sealer(engine, key) as sealing:
+        await sealing.seal_all()
+    for step in range(10):
+        await engine.batch(*(submission(each, f"t{step}", "1", step) for each in ids))
+        async with sealer(engine, key) as another:
+            assert await another.seal_all() == 30
+    found = await leaves(engine)
+    assert len(found) == 330
+    assert await value(engine.url, "SELECT count(*) FROM checkpoint_tiles") == 1
+    with checkpoint_reader(engine.url) as reader:
+        newest = Checkpoint.parse_body(SignedNote.parse(reader.newest().note).text)
+        assert newest.root == root_of(found) == tree_root(330, reader.complete)
+        for index in (0, 255, 256, 329):
+            proof = inclusion_proof(index, 330, reader.complete)
+            hashed = leaf_hash(encode_leaf(*found[index]))
+            assert verify_inclusion(hashed, index, 330, newest.root, proof)
+        older = reader.first_with(100)
+        assert Checkpoint.parse_body(SignedNote.parse(older.note).text).root == root_of(found[: older.tree_size])
+
+
+async def test_sealers_at_the_same_time_seal_everything_once(database_url: Any, key: SealKey):
+    async with running_engine(database_url) as engine:
+        ids = [await engine.create() for _ in range(8)]
+        databases = [Database(database_url, pool_size=1) for _ in range(3)]
+        sealers = [Sealer(database, [key], clock=lambda: NOW) for database in databases]
+        for step in range(15):
+            await engine.batch(*(submission(each, f"t{step}", "1", step) for each in ids))
+            await asyncio.gather(*(each.seal_all() for each in sealers))
+        await asyncio.gather(*(each.stop() for each in sealers), return_exceptions=False)
+        await sealers[0].seal_all()
+        for database, each in zip(databases, sealers, strict=True):
+            await each.stop()
+            await database.close()
+        found = await leaves(engine)
+        assert len({leaf[:2] for leaf in found}) == len(found)
+        assert {(each, 15) for each in ids} <= {leaf[:2] for leaf in found}
+        with checkpoint_reader(database_url) as reader:
+            assert Checkpoint.parse_body(SignedNote.parse(reader.newest().note).text).root == root_of(found)
+
+
+@pytest.mark.parametrize(
+    "tampered",
+    [
+        "UPDATE checkpoint_leaves SET chain_head = sha256('') WHERE leaf_index = 1",
+        "DELETE FROM checkpoint_leaves WHERE leaf_index = 2",
+        "UPDATE checkpoints SET note = replace(note, 'sealed_at 2', 'sealed_at 1')",
+        "UPDATE checkpoints SET note = 'no note'",
+    ],
+)
+async def test_nothing_is_sealed_on_top_of_a_tree_that_is_not_the_signed_one(
+    engine: RunningEngine, key: SealKey, tampered: str
+):
+    for _ in range(3):
+        await engine.create()
+    async with sealer(engine, key) as sealing:
+        await sealing.seal_all()
+    async with tampering(engine.url) as connection:
+        await connection.execute(tampered)
+    before = await leaves(engine)
+    await engine.create()
+    async with sealer(engine, key) as sealing:
+        with pytest.raises(TreeError, match="challenge-engine verify"):
+            await sealing.seal_all()
+    assert await leaves(engine) == before
+    assert await value(engine.url, "SELECT count(*) FROM seal_outbox") == 1
+
+
+async def test_without_a_key_what_waits_stays_short_and_a_later_key_seals_all_of_it(
+    engine: RunningEngine, key: SealKey
+):
+    ids = [await engine.create() for _ in range(3)]
+    for step in range(6):
+        await engine.batch(*(submission(each, f"t{step}", "1", step) for each in ids))
+    async with sealer(engine) as keyless:
+        assert await keyless.seal_all() == 0
+    assert await value(engine.url, "SELECT count(*) FROM seal_outbox") == 3
+    async with sealer(engine, key) as sealing:
+        assert await sealing.seal_all() == 3
+    assert {leaf[:2] for leaf in await leaves(engine)} == {(each, 6) for each in ids}
+
+
+async def test_a_key_takes_the_place_of_another_while_both_sign(engine: RunningEngine, key: SealKey, tmp_path: Path):
+    new = make_key(tmp_path / "new.pem")
+    for keys in ((key,), (key, new), (new,)):
+        await engine.create()
+        async with sealer(engine, *keys) as sealing:
+            await sealing.seal_all()
+        with checkpoint_reader(engine.url) as reader:
+            note = SignedNote.parse(reader.newest().note)
+        assert note.verified_by([new.public, key.public], verify_signature) == [each.public for each in keys]
+    with pytest.raises(NoteError):
+        SignedNote(note.text + "more\n", note.signatures).verified_by([new.public], verify_signature)
+
+
+class TestExports:
+    async def test_a_directory_gains_the_newest_checkpoint_and_the_leaves_it_lacks(
+        self, engine: RunningEngine, key: SealKey, tmp_path: Path
+    ):
+        directory = tmp_path / "checkpoints"
+        for round_ in range(1, 3):
+            for _ in range(3):
+                await engine.create()
+            async with sealer(engine, key, directory=directory) as sealing:
+                sealing.start()
+            notes, exported = read_exported(directory)
+            assert [leaf for _, leaf in exported] == await leaves(engine)
+            assert len(notes) == round_
+        with checkpoint_reader(engine.url) as reader:
+            assert notes[-1].note == reader.newest().note
+            again = {path.name: path.read_bytes() for path in directory.iterdir()}
+            reader.export_to(directory, reader.newest())
+        assert {path.name: path.read_bytes() for path in directory.iterdir()} == again
+
+    async def test_a_file_holds_a_note_and_its_leaves_and_is_never_overwritten(
+        self, engine: RunningEngine, key: SealKey, tmp_path: Path
+    ):
+        await engine.create()
+        async with sealer(engine, key) as sealing:
+            await sealing.seal_all()
+        path = tmp_path / "checkpoint"
+        with checkpoint_reader(engine.url) as reader:
+            newest = reader.newest()
+            write_file(path, newest.note, reader.leaves(0, newest.tree_size))
+        ((exported,), found) = read_exported(path)
+        assert (exported.note, [leaf for _, leaf in found]) == (newest.note, await leaves(engine))
+        with pytest.raises(CheckpointFileError, match="never overwritten"):
+            write_file(path, newest.note, [])
+
+    async def test_without_a_seal_there_is_nothing_to_export(self, engine: RunningEngine):
+        with (
+            checkpoint_reader(engine.url) as reader,
+            pytest.raises(CheckpointFileError, match="nothing has been sealed"),
+        ):
+            reader.newest()
+
+    @pytest.mark.parametrize("line", ["1 x 2 3", "1 0190b5a8-7c3e-7d2a-9f00-1a2b3c4d5e6f 01 " + "0" * 64, " "])
+    def test_a_line_that_is_no_leaf_is_named(self, tmp_path: Path, line: str):
+        (tmp_path / f"{0:020d}-{1:020d}.leaves").write_text(line + "\n")
+        with pytest.raises(CheckpointFileError, match="index challenge_id sequence chain_head"):
+            list(CheckpointDirectory(tmp_path).leaves())
+
+    def test_leaves_behind_a_gap_do_not_count(self, tmp_path: Path):
+        directory = CheckpointDirectory(tmp_path)
+        one = ("0190b5a8-7c3e-7d2a-9f00-1a2b3c4d5e6f", 1, bytes(32))
+        directory.write_leaves(0, [one, one])
+        directory.write_leaves(1, [one, one])
+        directory.write_leaves(4, [one])
+        assert directory.exported_size() == 3
+        assert [index for index, _ in directory.leaves()] == [0, 1, 2]
+
+
+class TestKeys:
+    def test_a_key_is_its_owners_alone_and_never_overwritten(self, tmp_path: Path):
+        path = tmp_path / "key.pem"
+        key = make_key(path)
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert load_key(path).public == key.public == load_or_make_key(path).public
+        assert parse_public_key(str(public_path(path))) == key.public == parse_public_key(str(key.public))
+        with pytest.raises(KeyFileError, match="never overwritten"):
+            make_key(path)
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["key.pem", "key.pem.pub"]
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"nothing", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
+    )
+    def test_what_is_no_key_is_a_clear_error(self, tmp_path: Path, content: bytes):
+        path = tmp_path / "key.pem"
+        path.write_bytes(content)
+        with pytest.raises(KeyFileError, match="Ed25519 private key in PEM"):
+            load_key(path)
+        with pytest.raises(KeyFileError, match="is no public key"):
+            parse_public_key(str(path))
+        with pytest.raises(KeyFileError, match="cannot read the key"):
+            load_key(tmp_path / "absent")
+
+    def test_a_key_of_another_kind_is_a_clear_error(self, tmp_path: Path):
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+        path = tmp_path / "key.pem"
+        path.write_bytes(
+            X25519PrivateKey.generate().private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        with pytest.raises(KeyFileError, match="must be Ed25519"):
+            load_key(path)
