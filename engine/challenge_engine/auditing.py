@@ -19,6 +19,8 @@ from challenge_rules import (
     ChallengeEvent,
     ChallengeRulesEngine,
     ChallengeState,
+    ChallengeStatus,
+    ChallengeTerms,
     EventType,
     Trade,
 )
@@ -118,23 +120,25 @@ class _Audit:
 
     def run(self) -> Audited:
         created = self._read_events()
-        if created is None:
+        terms = self._terms_of_row() if created is None else created[0].terms
+        if terms is None:
             self._find_orphans()
             return self._audited
-        terms = created[0].terms
-        assert terms is not None
         try:
             engine = self._engine_of(terms.rules_version)
         except ValueError as error:
             self._find(Fault.UNREADABLE, 0, str(error))
             return self._audited
         state, event = engine.create(terms)
-        stored_event, stored_link = created
-        if stored_event != event:
-            self._find(Fault.EVENT, 0, f"CHALLENGE_CREATED differs in {_differing(stored_event, event)}")
-        if stored_link != state.chain_head:
-            self._find(Fault.CHAIN, 0, "the creation is not the one that was chained")
-            state = replace(state, chain_head=stored_link or bytes(32))
+        if created is None:
+            self._find(Fault.MISSING, 0, "there is no CHALLENGE_CREATED event")
+        else:
+            stored_event, stored_link = created
+            if stored_event != event:
+                self._find(Fault.EVENT, 0, f"CHALLENGE_CREATED differs in {_differing(stored_event, event)}")
+            if stored_link != state.chain_head:
+                self._find(Fault.CHAIN, 0, "the creation is not the one that was chained")
+                state = replace(state, chain_head=stored_link or bytes(32))
         if self._stored.archive_id is None:
             state = self._replay(engine, state)
             self._find_uncaused(state.last_sequence)
@@ -145,7 +149,6 @@ class _Audit:
     def _read_events(self) -> tuple[ChallengeEvent, bytes | None] | None:
         """The creation with its link; the other events are put beside the trades that caused them."""
         created = None
-        expected = 1
         for *row, link in self._stored.events:
             self._audited.event_count += 1
             try:
@@ -153,18 +156,23 @@ class _Audit:
             except (KeyError, ValueError, TypeError) as error:
                 self._find(Fault.UNREADABLE, row[7] or 0, f"event {row[1]} cannot be read: {error!r}")
                 continue
-            while expected < event.challenge_sequence:
-                self._find(Fault.MISSING, event.trade_sequence, f"event {expected} is missing")
-                expected += 1
-            expected = event.challenge_sequence + 1
             if event.event_type is EventType.CHALLENGE_CREATED and event.terms is not None and created is None:
                 created = event, link
             else:
                 self._caused[event.trade_sequence or 0].append(event)
         return created
 
+    def _terms_of_row(self) -> ChallengeTerms | None:
+        """The terms by the challenge's row, where the event that should tell them is missing."""
+        if self._stored.row is None:
+            return None
+        try:
+            return rows.challenge_from_row(self._stored.row[:-1]).terms
+        except (KeyError, ValueError, TypeError):
+            return None
+
     def _find_orphans(self) -> None:
-        self._find(Fault.MISSING, 0, "there is no CHALLENGE_CREATED event, so that nothing of it can be decided again")
+        self._find(Fault.MISSING, 0, "there are no terms, so that nothing of it can be decided again")
         for row in self._stored.trades:
             self._audited.trade_count += 1
             self._find(Fault.UNEXPECTED, row[1], "a trade of a challenge that has no creation")
@@ -176,6 +184,7 @@ class _Audit:
             gap = sequence > state.last_sequence + 1
             for missing in range(state.last_sequence + 1, sequence):
                 self._find(Fault.MISSING, missing, f"trade {missing} is missing")
+                state = self._count_events_of(missing, state)
             try:
                 trade, stored, link = _trade_from_row(row)
             except (KeyError, ValueError, TypeError) as error:
@@ -260,6 +269,14 @@ class _Audit:
             last_executed_at=trade.executed_at,
             chain_head=link,
         )
+
+    def _count_events_of(self, missing: int, state: ChallengeState) -> ChallengeState:
+        """The state with what the events of a missing trade tell of it."""
+        for event in self._caused.pop(missing, []):
+            state = replace(state, event_count=state.event_count + 1)
+            if event.new_status is ChallengeStatus.ACTIVE:
+                state = replace(state, activated_at=event.occurred_at)
+        return state
 
     def _compare_events(
         self, sequence: int, stored: Sequence[ChallengeEvent], expected: Sequence[ChallengeEvent]
