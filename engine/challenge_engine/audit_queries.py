@@ -1,6 +1,6 @@
 """The statements of audits, each with a sentence. All of one audit see the same moment."""
 
-from challenge_engine.queries import CHALLENGE_COLUMNS, EVENT_COLUMNS, TRADE_COLUMNS
+from challenge_engine.queries import CHALLENGE_COLUMNS, EVENT_COLUMNS, TRADE_COLUMNS, micros
 
 CHALLENGES = f"""
     SELECT {CHALLENGE_COLUMNS}, c.archive_id::text FROM challenges c {{where}} ORDER BY c.challenge_id
@@ -20,6 +20,15 @@ TRADES = f"""
 
 SOME = "WHERE challenge_id = ANY(%(challenge_ids)s::uuid[])"
 """Narrows the three to some challenges."""
+
+PROVED = "SELECT last_sequence, archive_id::text FROM challenges WHERE challenge_id = %s::uuid"
+"""How far a challenge has come, and where its trades are."""
+
+INPUTS = f"""
+    SELECT t.trade_id, t.realized_pnl::text, {micros("t.executed_at")}, t.symbol, {micros("t.recorded_at")}
+    FROM trades t WHERE t.challenge_id = %s::uuid AND t.sequence BETWEEN 1 AND %s ORDER BY t.sequence
+"""
+"""What cannot be derived of a challenge's trades."""
 
 COUNTS = """
     SELECT (SELECT count(*) FROM challenges), (SELECT count(*) FROM trades), (SELECT count(*) FROM challenge_events)

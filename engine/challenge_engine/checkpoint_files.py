@@ -98,10 +98,12 @@ class CheckpointDirectory:
                     yield int(match[1]), int(match[2])
 
     def _write(self, name: str, text: str) -> None:
-        """Write a file that is there whole or not at all; one that is there already stays."""
+        """Write a file that is there whole or not at all; one that is there already stays, and must be the same."""
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / name
         if path.exists():
+            if path.read_bytes() != text.encode():
+                raise CheckpointFileError(f"{path} is there already, with another content: it is of another history")
             return
         beside = self.path / f".{name}.{os.getpid()}.new"
         with beside.open("w", encoding="utf-8", newline="") as file:

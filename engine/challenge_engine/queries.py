@@ -6,7 +6,8 @@ was measured at twice the speed of typed array parameters.
 """
 
 
-def _micros(column: str) -> str:
+def micros(column: str) -> str:
+    """A moment as microseconds since 1970."""
     return f"(extract(epoch FROM {column}) * 1000000)::bigint"
 
 
@@ -20,20 +21,20 @@ CHALLENGE_COLUMNS = f"""
     {_tenthousandths("c.profit_target_pct")}, c.currency_code, c.labels::text, c.rules_version,
     c.equity::text, c.peak_equity::text, c.daily_start_equity::text, c.trading_day - DATE '1970-01-01',
     c.last_sequence, c.event_count,
-    {_micros("c.created_at")}, {_micros("c.activated_at")}, {_micros("c.closed_at")}, {_micros("c.last_executed_at")},
+    {micros("c.created_at")}, {micros("c.activated_at")}, {micros("c.closed_at")}, {micros("c.last_executed_at")},
     c.chain_head
 """
 
 TRADE_COLUMNS = f"""
-    t.challenge_id::text, t.sequence, t.trade_id, t.realized_pnl::text, {_micros("t.executed_at")}, t.symbol,
+    t.challenge_id::text, t.sequence, t.trade_id, t.realized_pnl::text, {micros("t.executed_at")}, t.symbol,
     t.equity::text, t.peak_equity::text, t.daily_start_equity::text,
-    t.previous_status, t.status, t.reason, {_micros("t.recorded_at")}, t.chain_hash
+    t.previous_status, t.status, t.reason, {micros("t.recorded_at")}, t.chain_hash
 """
 
 EVENT_COLUMNS = f"""
     e.challenge_id::text, e.challenge_sequence, e.event_type, e.old_status, e.new_status, e.reason,
     e.trade_id, e.trade_sequence, e.equity::text, e.evaluations::text, e.terms::text,
-    {_micros("e.occurred_at")}, {_micros("e.recorded_at")}
+    {micros("e.occurred_at")}, {micros("e.recorded_at")}
 """
 
 LOCK_CHALLENGES = f"""
@@ -195,7 +196,7 @@ takes over, begin a new timeline.
 
 LOG_END = f"""
     SELECT l.log_id::text, coalesce(p.position, 0),
-        e.challenge_id::text, e.challenge_sequence, {_micros("e.recorded_at")}
+        e.challenge_id::text, e.challenge_sequence, {micros("e.recorded_at")}
     FROM event_log l
         LEFT JOIN (SELECT * FROM event_positions ORDER BY position DESC LIMIT 1) p ON true
         LEFT JOIN LATERAL (
@@ -210,7 +211,7 @@ Positions are given one transaction after the other, so everything before the la
 """
 
 LOG_AT = f"""
-    SELECT e.challenge_id::text, e.challenge_sequence, {_micros("e.recorded_at")}
+    SELECT e.challenge_id::text, e.challenge_sequence, {micros("e.recorded_at")}
     FROM event_positions p JOIN challenge_events e USING (challenge_id, challenge_sequence)
     WHERE p.position = %(position)s
 """

@@ -13,12 +13,14 @@ from typing import Any
 
 import orjson
 import psycopg
+from sqlalchemy.engine import URL
 
 from challenge_engine import sealing_queries as queries
 from challenge_engine.checkpoint_files import CheckpointDirectory
 from challenge_engine.database import CONFLICTS, UNAVAILABLE, Connection, Database, WriterConnection, brief
 from challenge_engine.keys import SealKey, verify_signature
 from challenge_engine.rows import bytea
+from challenge_engine.snapshots import snapshot
 from challenge_rules.chain import encode_leaf
 from challenge_rules.merkle import TILE_LEVELS, CompactRange, leaf_hash
 from challenge_rules.notes import Checkpoint, NoteError, SignedNote
@@ -157,20 +159,21 @@ class Sealer:
 
     async def _tree(self, connection: Connection) -> tuple[int, CompactRange]:
         """The size of the tree in the database, and a frontier to go on from; `TreeError` when it is not as signed."""
+        # A restored log takes a new identity: what is sealed from then on is another history than the one before.
+        ((log_id,),) = await _execute(connection, queries.LOG_ID)
+        self._origin = f"challenge-engine/{log_id}"
         newest = await _execute(connection, "EXECUTE newest_checkpoint")
         if not newest:
-            ((log_id,),) = await _execute(connection, queries.LOG_ID)
-            self._origin = f"challenge-engine/{log_id}"
             return 0, CompactRange()
         ((size, note),) = newest
         known = self._frontier
         if known is None or known.size != size:
             known = await _frontier(connection, size)
-            self._origin = self._require_signed(size, note, known)
+            self._require_signed(size, note, known)
         return size, CompactRange(size, known.hashes)
 
-    def _require_signed(self, size: int, note: str, frontier: CompactRange) -> str:
-        """The origin of the newest checkpoint, once it is sure that the tree is the one that it signs."""
+    def _require_signed(self, size: int, note: str, frontier: CompactRange) -> None:
+        """Make sure that the tree is the one that the newest checkpoint signs."""
         try:
             signed = SignedNote.parse(note)
             signed.verified_by([key.public for key in self._keys], verify_signature)
@@ -186,7 +189,6 @@ class Sealer:
                 f"the {size} sealed leaves are not those that were signed, so that nothing more is sealed on top of"
                 " them; run: challenge-engine verify"
             )
-        return checkpoint.origin
 
     async def _forget_repeated(self) -> int:
         async with self._connection.use() as connection:
@@ -228,12 +230,23 @@ class Sealer:
                 return
             ((size, note),) = newest
             start = await asyncio.to_thread(self._directory.exported_size)
+            if start > size:
+                raise TreeError(
+                    f"{self._directory.path} holds {start} leaves, the tree {size}: the database was restored to an"
+                    " earlier moment. Keep that directory as it is, and give another one by --checkpoint-dir"
+                )
             while start < size:
                 end = min(start + MAX_PER_SEAL, size)
                 leaves = await _execute(connection, queries.LEAVES, (start, end))
                 await asyncio.to_thread(self._directory.write_leaves, start, leaves)
                 start = end
             await asyncio.to_thread(self._directory.write_note, size, note)
+
+
+def has_checkpoints(url: URL) -> bool:
+    """Whether anything has been sealed in a database."""
+    with snapshot(url) as session:
+        return session.execute(queries.NEWEST_CHECKPOINT).fetchone() is not None
 
 
 async def _frontier(connection: Connection, size: int) -> CompactRange:

@@ -27,7 +27,7 @@ from challenge_engine.event_tail import EventTail
 from challenge_engine.keys import load_key, load_or_make_key
 from challenge_engine.positions import PositionAssigner
 from challenge_engine.reading import ChallengeReader
-from challenge_engine.sealing import Sealer
+from challenge_engine.sealing import Sealer, has_checkpoints
 from challenge_engine.trading import MAX_ISOLATED, TradingService, system_clock
 from challenge_engine.wakeup import Wakeup
 from challenge_rules import ChallengeError, ChallengeEvent
@@ -92,10 +92,11 @@ def ready_database(settings: DatabaseSettings, progress: Callable[[str], None]) 
         yield url
 
 
-def with_seal_keys(settings: ServeSettings, database: DatabaseSettings, *, no_seal: bool) -> ServeSettings:
+def with_seal_keys(settings: ServeSettings, database: DatabaseSettings, url: URL, *, no_seal: bool) -> ServeSettings:
     """The settings with the keys to seal by: for the embedded PostgreSQL, one beside its data is made.
 
-    Raises `SettingsError` when a given database would be served without a key and without having said so.
+    Raises `SettingsError` when a given database would be served without a key and without having said so, and when the
+    one of the embedded PostgreSQL has been lost.
     """
     if no_seal:
         if settings.seal_keys or settings.checkpoint_dir:
@@ -111,6 +112,11 @@ def with_seal_keys(settings: ServeSettings, database: DatabaseSettings, *, no_se
             " or say --no-seal"
         )
     key = seal_key_path(database)
+    if not key.exists() and has_checkpoints(url):
+        raise SettingsError(
+            f"the checkpoints of this database were signed by a key that is not at {key}: bring it back, or make"
+            " another one there with challenge-engine keygen, by which auditors will not know the old ones"
+        )
     load_or_make_key(key)
     return replace(settings, seal_keys=(str(key),))
 

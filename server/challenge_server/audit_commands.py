@@ -1,6 +1,7 @@
-"""The operator's commands that audit: replay and verify."""
+"""The operator's commands that audit: replay, verify and prove."""
 
 import json
+import os
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,13 @@ import typer
 
 from challenge_engine.database import check_usable
 from challenge_engine.keys import parse_public_key, public_path
+from challenge_engine.proving import prove
 from challenge_engine.verifying import Progress, Report, replay, verify
 from challenge_rules.notes import VerifierKey
+from challenge_rules.proof import encode_proof
 from challenge_server import application
 from challenge_server.options import AUDIT_PRIVILEGES, DatabaseUrl, DataDir, chosen_database, clear_errors, say
-from challenge_server.settings import DatabaseSettings
+from challenge_server.settings import DatabaseSettings, SettingsError
 
 MAX_SHOWN = 50
 
@@ -96,6 +99,36 @@ def verify_command(
             check_usable(url, AUDIT_PRIVILEGES)
             report = verify(url, keys=keys, exported=checkpoint or (), progress=progress)
     _tell(report, as_json=as_json)
+
+
+def prove_command(
+    challenge: Annotated[str, typer.Argument(metavar="CHALLENGE_ID", help="UUID of the challenge.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write the proof.")],
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write the proof of a challenge's verdict: one file that `challenge verify-proof` checks without a database.
+
+    It holds the terms, all sealed trades with their decisions, the hash chain, and the signed checkpoint.
+    """
+    chosen = challenge_id(challenge)
+    with clear_errors(), application.open_database(chosen_database(database_url, data_dir), say) as url:
+        check_usable(url, AUDIT_PRIVILEGES)
+        history, seal, trades = prove(url, chosen)
+        write_new(Path(output), encode_proof(history, seal))
+    say(f"{output} proves: {history.state.status} after {history.state.last_sequence} of {trades} trades")
+    if history.state.last_sequence < trades:
+        say(f"the last {trades - history.state.last_sequence} trades have not been sealed yet, and are not in it")
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, in place of one that is there."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror}") from None
 
 
 def challenge_id(text: str) -> str:

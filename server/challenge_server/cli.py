@@ -124,7 +124,7 @@ def serve(
         database = chosen_database(database_url, data_dir)
         ready = partial(_tell_ready, address.host)
         with application.ready_database(database, say) as url:
-            settings = application.with_seal_keys(settings, database, no_seal=no_seal)
+            settings = application.with_seal_keys(settings, database, url, no_seal=no_seal)
             if settings.workers == 1:
                 application.run(application.serve(url, settings, ready=ready))
             else:
@@ -200,6 +200,7 @@ def migrate_command(database_url: DatabaseUrl = None, data_dir: DataDir = None) 
 
 app.command("replay", epilog=audit_commands.EXIT_CODES)(audit_commands.replay_command)
 app.command("verify", epilog=audit_commands.EXIT_CODES)(audit_commands.verify_command)
+app.command("prove")(audit_commands.prove_command)
 app.command("keygen")(keygen_command)
 app.command("checkpoint")(checkpoint_command)
 

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -48,6 +49,8 @@ from tests.engine.harness import (
     submission,
     value,
 )
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the scripts need the GNU core utilities")
 
 SCRIPTS = Path(__file__).parents[2] / "deploy" / "pitr"
 CALLERS = 8
@@ -236,6 +239,16 @@ class Load:
         await eventually(reached)
 
 
+async def the_next_second(url: URL) -> None:
+    """Return in another second of the database's clock: a backup knows no finer when it was begun."""
+    begins = await value(url, "SELECT date_trunc('second', clock_timestamp()) + interval '1 second'")
+
+    async def begun() -> bool:
+        return bool(await value(url, "SELECT clock_timestamp() >= %s", (begins,)))
+
+    await eventually(begun)
+
+
 async def archive_what_there_is(url: URL, archive: Path) -> None:
     """Return when the WAL of all that has been committed is in the archive."""
     segment: Path = archive / await value(url, "SELECT pg_walfile_name(pg_switch_wal())")
@@ -272,6 +285,7 @@ async def rehearse(place: Place, original: Cluster, archive: Path) -> Ending:
             backups.mkdir(mode=0o700)
             taken = await asyncio.to_thread(run, "base-backup", backups, PGHOST=original.sockets, PGUSER="challenge")
             assert taken.returncode == 0, taken.stderr
+            await the_next_second(original.url)
             await load.some_more()
             moment = await value(original.url, "SELECT clock_timestamp()")
             await load.some_more()
