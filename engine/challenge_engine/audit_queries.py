@@ -80,6 +80,9 @@ SOME_LEAVES = """
 """
 """Some neighbouring leaves, with their numbers."""
 
+LEAVES_OF = "SELECT sequence, chain_head FROM checkpoint_leaves WHERE challenge_id = %s::uuid ORDER BY sequence"
+"""Every seal of one challenge."""
+
 ALL_TILES = "SELECT level, tile_index, hash FROM checkpoint_tiles ORDER BY level, tile_index"
 """Every stored subtree."""
 

@@ -240,10 +240,11 @@ def _configure_session(dbapi_connection: Any, _record: Any) -> None:
     dbapi_connection.commit()
 
 
-def check_usable(url: URL, missing_privileges: str = queries.MISSING_PRIVILEGES) -> None:
+def check_usable(url: URL, missing_privileges: str | None = None) -> None:
     """Raise `DatabaseError` unless the database has the schema this release was written for, and lets us use it.
 
-    What the role needs is the service's unless another query of missing privileges is given.
+    What the role needs is the service's unless another query of missing privileges is given. That the service's role
+    could do far more than it needs is told in the log.
     """
     engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
     try:
@@ -256,9 +257,16 @@ def check_usable(url: URL, missing_privileges: str = queries.MISSING_PRIVILEGES)
                     f"the database has schema revision {found or 'none'}, this release needs {NEWEST_REVISION};"
                     " run: challenge-engine migrate --database-url URL"
                 )
-            missing = connection.exec_driver_sql(missing_privileges).scalars().all()
+            missing = connection.exec_driver_sql(missing_privileges or queries.MISSING_PRIVILEGES).scalars().all()
             if missing:
                 raise DatabaseError(f"the database role {url.username or ''} lacks privileges: {', '.join(missing)}")
+            if missing_privileges is None:
+                for role in connection.exec_driver_sql(queries.ROLE_THAT_CAN_REWRITE).scalars():
+                    logger.warning(
+                        "the database role %s owns the tables or is a superuser, so it could rewrite history;"
+                        " docs/roles.md tells how to serve by a role that cannot",
+                        role,
+                    )
     finally:
         engine.dispose()
 

@@ -1,6 +1,6 @@
 """Decides a group of trades on the states that were read for it. Pure: the writer reads before and writes after."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from challenge_engine.submissions import Answer, WaitingTrade
@@ -13,7 +13,7 @@ from challenge_rules import (
     ChallengeState,
     RecordedTrade,
 )
-from challenge_rules.errors import ChallengeNotFoundError
+from challenge_rules.errors import ChallengeArchivedError, ChallengeNotFoundError
 
 Recorded = dict[tuple[str, str], RecordedTrade]
 """Accepted trades by challenge_id and trade_id."""
@@ -49,8 +49,17 @@ class GroupDecider:
             engine = self._engines[rules_version] = ChallengeEngine(ChallengeRulesEngine(rules_version))
         return engine
 
-    def decide(self, group: Group, states: Mapping[str, ChallengeState], recorded: Recorded) -> Decided:
-        """Decide every trade of the group in order. `recorded` gains the trades accepted on the way."""
+    def decide(
+        self,
+        group: Group,
+        states: Mapping[str, ChallengeState],
+        recorded: Recorded,
+        archived: Collection[str] = frozenset(),
+    ) -> Decided:
+        """Decide every trade of the group in order. `recorded` gains the trades accepted on the way.
+
+        Of `archived` challenges it cannot be told whether a trade was accepted before.
+        """
         decided = Decided()
         now = self._clock()
         for challenge_id, waiting_trades in group.items():
@@ -58,6 +67,9 @@ class GroupDecider:
             if state is None:
                 not_found = ChallengeNotFoundError(f"there is no challenge {challenge_id}")
                 decided.answers.extend((waiting, not_found) for waiting in waiting_trades)
+                continue
+            if challenge_id in archived:
+                decided.answers.extend((waiting, _archived(challenge_id)) for waiting in waiting_trades)
                 continue
             read_version = state.version
             for waiting in waiting_trades:
@@ -96,3 +108,7 @@ class GroupDecider:
         decided.accepted.append((accepted, state.terms.initial_balance))
         decided.events.extend(outcome.events)
         return outcome.state
+
+
+def _archived(challenge_id: str) -> ChallengeArchivedError:
+    return ChallengeArchivedError(f"the trades of challenge {challenge_id} have been archived")

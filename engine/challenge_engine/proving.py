@@ -1,6 +1,7 @@
 """Writes the proof of a challenge: its whole history up to where it is sealed, and the seal."""
 
 import time
+from collections.abc import Callable
 
 from sqlalchemy.engine import URL
 
@@ -22,7 +23,13 @@ class CannotProveError(DatabaseError):
     """There is nothing to prove, or what is stored is not what was sealed; the message says which."""
 
 
-def prove(url: URL, challenge_id: str, *, patience_s: float = SEAL_PATIENCE_S) -> tuple[History, Seal, int]:
+Archives = Callable[[str, str], tuple[History, Seal]]
+"""Finds a challenge in an archive, by their ids."""
+
+
+def prove(
+    url: URL, challenge_id: str, *, archives: Archives | None = None, patience_s: float = SEAL_PATIENCE_S
+) -> tuple[History, Seal, int]:
     """The sealed history of a challenge, its seal, and how many trades it has in all, some of which may not be sealed.
 
     Waits a little for the seal of what was just committed. Raises `CannotProveError`.
@@ -43,9 +50,12 @@ def prove(url: URL, challenge_id: str, *, patience_s: float = SEAL_PATIENCE_S) -
                         f"challenge {challenge_id} has not been sealed: serve the database with a key"
                     )
                 if archive_id is not None:
-                    raise CannotProveError(
-                        f"the trades of challenge {challenge_id} are in archive {archive_id}: give it by --archive DIR"
-                    )
+                    if archives is None:
+                        raise CannotProveError(
+                            f"the trades of challenge {challenge_id} are in archive {archive_id}: give --archive DIR"
+                        )
+                    history, seal = archives(archive_id, challenge_id)
+                    return require_sealed(history, leaf[2]), seal, last_sequence
                 return _history(session, challenge_id, leaf), seal_of(reader, leaf[0]), last_sequence
         time.sleep(POLL_INTERVAL_S)
 

@@ -38,10 +38,13 @@ EVENT_COLUMNS = f"""
 """
 
 LOCK_CHALLENGES = f"""
-    SELECT {CHALLENGE_COLUMNS} FROM challenges c
+    SELECT {CHALLENGE_COLUMNS}, c.archive_id IS NOT NULL FROM challenges c
     WHERE c.challenge_id = ANY(%s::uuid[]) ORDER BY c.challenge_id FOR UPDATE
 """
-"""Locks the challenges of a group and reads them. In challenge_id order, so that two groups never wait in a circle."""
+"""Locks the challenges of a group and reads them, and whether their trades are in an archive.
+
+In challenge_id order, so that two groups never wait in a circle.
+"""
 
 FIND_RECORDED_TRADES = f"""
     SELECT {TRADE_COLUMNS}
@@ -156,6 +159,9 @@ INSERT_CHALLENGE = """
 
 GET_CHALLENGE = f"SELECT {CHALLENGE_COLUMNS} FROM challenges c WHERE c.challenge_id = %(challenge_id)s::uuid"
 """Reads one challenge."""
+
+IS_ARCHIVED = "SELECT FROM challenges WHERE challenge_id = %(challenge_id)s::uuid AND archive_id IS NOT NULL"
+"""A row when the trades of a challenge are in an archive."""
 
 GET_TRADE = f"""
     SELECT {TRADE_COLUMNS} FROM trades t
@@ -322,22 +328,47 @@ IS_WRITABLE = """
 """Whether this is a database to write to, with the schema in place."""
 
 MISSING_PRIVILEGES = """
-    SELECT privilege || ' on ' || name
+    SELECT privilege || ' on ' || name || coalesce(' (' || missing.columns || ')', '')
     FROM (VALUES
-        ('challenges', 'SELECT'), ('challenges', 'INSERT'), ('challenges', 'UPDATE'),
-        ('trades', 'SELECT'), ('trades', 'INSERT'),
-        ('challenge_events', 'SELECT'), ('challenge_events', 'INSERT'),
-        ('event_positions', 'SELECT'), ('event_positions', 'INSERT'),
-        ('event_outbox', 'SELECT'), ('event_outbox', 'INSERT'), ('event_outbox', 'DELETE'),
-        ('event_log', 'SELECT'), ('event_log', 'UPDATE'),
-        ('seal_outbox', 'SELECT'), ('seal_outbox', 'INSERT'), ('seal_outbox', 'DELETE'),
-        ('checkpoint_leaves', 'SELECT'), ('checkpoint_leaves', 'INSERT'),
-        ('checkpoint_tiles', 'SELECT'), ('checkpoint_tiles', 'INSERT'),
-        ('checkpoints', 'SELECT'), ('checkpoints', 'INSERT'), ('archives', 'SELECT')
-    ) AS needed(name, privilege)
-    WHERE NOT has_table_privilege(name, privilege)
+        ('challenges', 'SELECT', NULL),
+        ('challenges', 'INSERT', ARRAY[
+            'challenge_id', 'initial_balance', 'max_daily_drawdown_pct', 'max_total_drawdown_pct', 'profit_target_pct',
+            'currency_code', 'labels', 'rules_version', 'equity', 'peak_equity', 'daily_start_equity', 'created_at',
+            'chain_head']),
+        ('challenges', 'UPDATE', ARRAY[
+            'status', 'status_reason', 'equity', 'peak_equity', 'daily_start_equity', 'trading_day', 'last_sequence',
+            'event_count', 'activated_at', 'closed_at', 'last_executed_at', 'chain_head']),
+        ('trades', 'SELECT', NULL), ('trades', 'INSERT', NULL),
+        ('challenge_events', 'SELECT', NULL), ('challenge_events', 'INSERT', NULL),
+        ('event_positions', 'SELECT', NULL), ('event_positions', 'INSERT', NULL),
+        ('event_outbox', 'SELECT', NULL), ('event_outbox', 'INSERT', NULL), ('event_outbox', 'DELETE', NULL),
+        ('event_log', 'SELECT', NULL), ('event_log', 'UPDATE', ARRAY['origin', 'log_id']),
+        ('seal_outbox', 'SELECT', NULL), ('seal_outbox', 'INSERT', NULL), ('seal_outbox', 'DELETE', NULL),
+        ('checkpoint_leaves', 'SELECT', NULL), ('checkpoint_leaves', 'INSERT', NULL),
+        ('checkpoint_tiles', 'SELECT', NULL), ('checkpoint_tiles', 'INSERT', NULL),
+        ('checkpoints', 'SELECT', NULL), ('checkpoints', 'INSERT', NULL), ('archives', 'SELECT', NULL)
+    ) AS needed(name, privilege, columns) CROSS JOIN LATERAL (
+        SELECT string_agg(c, ', ') AS columns FROM unnest(columns) AS c WHERE NOT has_column_privilege(name, c, privilege)
+    ) AS missing
+    WHERE CASE WHEN needed.columns IS NULL THEN NOT has_table_privilege(name, privilege)
+        ELSE missing.columns IS NOT NULL END
 """
-"""What the role of the service may not do but has to: it needs no ownership and no more than this."""
+"""What the role of the service may not do but has to: it needs no ownership and no more than this.
+
+Of some tables it needs a privilege on some columns alone, so that it can neither change the terms of a challenge nor
+say where its trades are archived.
+"""
+
+ROLE_THAT_CAN_REWRITE = """
+    SELECT current_user FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+    WHERE pg_class.oid IN ('challenges'::regclass, 'trades'::regclass, 'challenge_events'::regclass)
+        AND (pg_has_role(relowner, 'MEMBER') OR pg_has_role(nspowner, 'MEMBER'))
+    LIMIT 1
+"""
+"""The role of the session if it is a superuser, or owns the tables or their schema, by itself or by way of another.
+
+Then no trigger keeps it from changing history.
+"""
 
 # Whether the schema has ever been made, and its revision. Alembic writes the table.
 HAS_REVISION = "SELECT to_regclass('alembic_version') IS NOT NULL"

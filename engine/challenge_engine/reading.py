@@ -9,7 +9,7 @@ from challenge_engine.paging import fitting, size_of_labels
 from challenge_engine.tokens import seal, unseal_page
 from challenge_rules import ChallengeEngine, ChallengeRulesEngine, ChallengeState, ChallengeStatus, RecordedTrade
 from challenge_rules.engine import initial_state
-from challenge_rules.errors import ChallengeNotFoundError, SequenceNotFoundError
+from challenge_rules.errors import ChallengeArchivedError, ChallengeNotFoundError, SequenceNotFoundError
 from challenge_rules.rules import RuleEvaluation
 from challenge_rules.timestamps import to_iso, trading_day
 
@@ -58,7 +58,8 @@ class ChallengeReader:
     async def get(self, challenge_id: str, at_sequence: int | None = None) -> ChallengeView:
         """A challenge now, or right after one of its trades (0: as created).
 
-        Raises `ChallengeNotFoundError`, or `SequenceNotFoundError` for a trade it does not have.
+        Raises `ChallengeNotFoundError`, `SequenceNotFoundError` for a trade it does not have, or
+        `ChallengeArchivedError` for one that is in an archive.
         """
         state = await self._state(challenge_id)
         if at_sequence is None or at_sequence == state.last_sequence:
@@ -71,6 +72,8 @@ class ChallengeReader:
                 f"challenge {challenge_id} has no trade {at_sequence}; its last is {state.last_sequence}"
             )
         found = await self._database.fetch(queries.GET_TRADE, {"challenge_id": challenge_id, "sequence": at_sequence})
+        if not found:
+            await self._require_trades(state)
         return view(_state_after(state, self._recorded(found[0], state)))
 
     async def list_challenges(
@@ -108,7 +111,10 @@ class ChallengeReader:
     async def list_trades(
         self, challenge_id: str, *, first: int, last: int, limit: int, page_token: str
     ) -> tuple[list[RecordedTrade], str]:
-        """A page of a challenge's trades `first` to `last` (0: to its end), and the token of the next page."""
+        """A page of a challenge's trades `first` to `last` (0: to its end), and the token of the next page.
+
+        Raises `ChallengeNotFoundError`, or `ChallengeArchivedError` when they are in an archive.
+        """
         scope = [challenge_id, first, last]
         start = unseal_page(TRADES, scope, page_token)[0] + 1 if page_token else first
         state = await self._state(challenge_id)
@@ -116,6 +122,8 @@ class ChallengeReader:
             queries.LIST_TRADES,
             {"challenge_id": challenge_id, "first": start, "last": last or LAST_OF_ALL, "limit": limit + 1},
         )
+        if not found:
+            await self._require_trades(state)
         trades = [self._recorded(row, state) for row in found[:limit]]
         token = seal(TRADES, scope, [trades[-1].decision.sequence]) if len(found) > limit else ""
         return trades, token
@@ -125,6 +133,12 @@ class ChallengeReader:
         if not found:
             raise ChallengeNotFoundError(f"there is no challenge {challenge_id}")
         return rows.challenge_from_row(found[0])
+
+    async def _require_trades(self, state: ChallengeState) -> None:
+        """Raise `ChallengeArchivedError` if a challenge has no trades here because they are in an archive."""
+        challenge_id = state.terms.challenge_id
+        if state.status.is_terminal and await self._database.fetch(queries.IS_ARCHIVED, {"challenge_id": challenge_id}):
+            raise ChallengeArchivedError(f"the trades of challenge {challenge_id} have been archived")
 
     @staticmethod
     def _recorded(row: rows.Row, state: ChallengeState) -> RecordedTrade:

@@ -181,7 +181,7 @@ def event_from_row(row: Row) -> ChallengeEvent:
         evaluations=tuple(map(_evaluation_from_json, stored.evaluations_read)),
         occurred_at=stored.occurred_at,
         recorded_at=stored.recorded_at,
-        terms=_terms_from_json(stored.challenge_id, terms) if terms else None,
+        terms=terms_from_json(stored.challenge_id, terms) if terms else None,
     )
 
 
@@ -321,7 +321,8 @@ def _terms_to_json(terms: ChallengeTerms) -> dict[str, object]:
     }
 
 
-def _terms_from_json(challenge_id: str, stored: dict[str, Any]) -> ChallengeTerms:
+def terms_from_json(challenge_id: str, stored: dict[str, Any]) -> ChallengeTerms:
+    """The terms of a CHALLENGE_CREATED event, as they are stored with it."""
     return ChallengeTerms(
         challenge_id=challenge_id,
         initial_balance=parse_amount(stored["initial_balance"]),

@@ -1,6 +1,6 @@
 """Sessions for tools that read: one transaction that sees one moment, writes nothing, and may take its time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,10 +12,17 @@ from challenge_engine.database import CONNECT_TIMEOUT_S
 
 Session = psycopg.Connection[TupleRow]
 
+Progress = Callable[[str, int, int], None]
+"""Told of what is done: the step, how much of it, and of how much in all (0: unknown)."""
+
 CONFIGURE = """
     SELECT set_config('TimeZone', 'UTC', false), set_config('statement_timeout', '0', false),
         set_config('idle_in_transaction_session_timeout', '0', false), set_config('jit', 'off', false)
 """
+
+
+def say_nothing(_step: str, _done: int, _total: int) -> None:
+    """For those who do not want to hear of progress."""
 
 
 @contextmanager

@@ -2,18 +2,21 @@
 and checkpoints that were exported to where the database's owner cannot rewrite them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy.engine import URL
 
+from challenge_engine import archive_queries
 from challenge_engine import audit_queries as queries
+from challenge_engine.archiving import read_archive
 from challenge_engine.audit_reading import stored_challenges
 from challenge_engine.auditing import Auditor, Fault, Finding
 from challenge_engine.checkpoint_files import CheckpointFileError, ExportedCheckpoint, Leaf, read_exported
 from challenge_engine.keys import verify_signature
-from challenge_engine.snapshots import Session, snapshot, stream
+from challenge_engine.log_files import LogFileError, digest_of
+from challenge_engine.snapshots import Progress, Session, say_nothing, snapshot, stream
 from challenge_rules.chain import encode_leaf
 from challenge_rules.merkle import CompactRange, leaf_hash
 from challenge_rules.notes import Checkpoint, SignedNote, VerifierKey
@@ -21,13 +24,6 @@ from challenge_rules.notes import Checkpoint, SignedNote, VerifierKey
 MAX_FINDINGS = 10_000
 """More than this are counted, not kept."""
 LINKS_AT_A_TIME = 1_000
-
-Progress = Callable[[str, int, int], None]
-"""Told of what is done: the step, how much of it, and of how much in all (0: unknown)."""
-
-
-def _say_nothing(_step: str, _done: int, _total: int) -> None:
-    """For those who do not want to hear of progress."""
 
 
 @dataclass(slots=True)
@@ -38,6 +34,7 @@ class Report:
     trades: int = 0
     events: int = 0
     archived: int = 0
+    archived_trades: int = 0
     leaves: int = 0
     checkpoints: int = 0
     signed_checkpoints: int = 0
@@ -59,7 +56,7 @@ class Report:
             self.findings.append(finding)
 
 
-def replay(url: URL, *, challenge_ids: Sequence[str] | None = None, progress: Progress = _say_nothing) -> Report:
+def replay(url: URL, *, challenge_ids: Sequence[str] | None = None, progress: Progress = say_nothing) -> Report:
     """Decide the stored trades of all challenges, or of some, again, and compare with what is stored."""
     report = Report()
     with snapshot(url) as session:
@@ -72,12 +69,13 @@ def verify(
     *,
     keys: Sequence[VerifierKey] = (),
     exported: Sequence[Path] = (),
-    progress: Progress = _say_nothing,
+    archives: Path | None = None,
+    progress: Progress = say_nothing,
 ) -> Report:
     """Verify everything that one moment of the database shows.
 
     `keys` are the public keys that checkpoints are to be signed by; without any, signatures are not checked, and the
-    report says so. `exported` are files and directories of exported checkpoints.
+    report says so. `exported` are files and directories of exported checkpoints, `archives` the directory of archives.
     """
     report = Report()
     with snapshot(url) as session:
@@ -88,6 +86,7 @@ def verify(
         _verify_seals(session, report)
         for path in exported:
             _verify_exported(session, report, path, keys)
+        _verify_archives(session, report, archives, keys)
     return report
 
 
@@ -298,3 +297,41 @@ def _compare_roots(session: Session, report: Report, path: Path, checkpoints: Se
             message = f"{path}: the first {tree.size} leaves are not those that were exported"
             report.add(Finding(Fault.CHECKPOINT, None, None, message))
             return
+
+
+def _verify_archives(session: Session, report: Report, directory: Path | None, keys: Sequence[VerifierKey]) -> None:
+    """Every archive is the one that was recorded, and holds what was sealed."""
+    found = session.execute(archive_queries.ARCHIVES).fetchall()
+    if found and directory is None:
+        report.notes.append(f"{len(found)} archives were not checked: --archive DIR says where they are")
+    if directory is None:
+        return
+    for archive_id, file_name, sha256, note in found:
+        path = directory / file_name
+        try:
+            if digest_of(path) != sha256:
+                raise LogFileError(f"{path} is not the archive that was recorded: its SHA-256 differs")
+            if note is not None:
+                SignedNote.parse(note).verified_by(keys, verify_signature)
+            _verify_archive(session, report, path, archive_id)
+        except ValueError as error:
+            report.add(Finding(Fault.ARCHIVE, None, None, str(error)))
+
+
+def _verify_archive(session: Session, report: Report, path: Path, archive_id: str) -> None:
+    heads = {
+        challenge_id: (sequence, head)
+        for challenge_id, sequence, head in session.execute(archive_queries.ARCHIVED_HEADS, (archive_id,))
+    }
+    for history, _, _ in read_archive(path, archive_id):
+        challenge_id, state = history.terms.challenge_id, history.state
+        report.archived_trades += len(history.inputs)
+        if heads.pop(challenge_id, None) != (state.last_sequence, state.chain_head):
+            message = f"{path} holds another history than the one that was archived"
+            report.add(Finding(Fault.ARCHIVE, challenge_id, state.last_sequence, message))
+        for sequence, head in session.execute(queries.LEAVES_OF, (challenge_id,)):
+            if sequence >= len(history.links) or history.links[sequence] != head:
+                message = f"sealed, but it is another one in {path}"
+                report.add(Finding(Fault.SEAL, challenge_id, sequence, message))
+    for challenge_id, (sequence, _) in heads.items():
+        report.add(Finding(Fault.ARCHIVE, challenge_id, sequence, f"{path} does not hold it"))

@@ -49,9 +49,9 @@ class GroupWriter:
                 decided = self._decider.decide(group, states, {})
                 if decided.all_accepted and await self._write_remembered(connection, decided, states):
                     return await self._commit(connection, decided)
-            states, recorded = await self._read(connection, group)
+            states, archived, recorded = await self._read(connection, group)
             self._remembered.found(states)
-            decided = self._decider.decide(group, states, recorded)
+            decided = self._decider.decide(group, states, recorded, archived)
             if not decided.accepted:
                 return decided
             await self._write(connection, decided)
@@ -61,8 +61,11 @@ class GroupWriter:
         """End the connection to the database."""
         await self._connection.close()
 
-    async def _read(self, connection: Connection, group: Group) -> tuple[dict[str, ChallengeState], Recorded]:
-        """Begin the transaction: lock and read the challenges of a group, and find its trades accepted before."""
+    async def _read(self, connection: Connection, group: Group) -> tuple[dict[str, ChallengeState], set[str], Recorded]:
+        """Begin the transaction: lock and read the challenges of a group, and find its trades accepted before.
+
+        Also tells the challenges whose trades are in an archive, where they are not found.
+        """
         keys = rows.trade_keys_to_json(
             (challenge_id, waiting.submission.trade.trade_id)
             for challenge_id, waiting_trades in group.items()
@@ -71,7 +74,9 @@ class GroupWriter:
         cursor = psycopg.AsyncClientCursor(connection)
         await cursor.execute(queries.BEGIN_AND_READ, (rows.uuid_array(group), keys))
         cursor.nextset()
-        states = _states(await cursor.fetchall())
+        locked = await cursor.fetchall()
+        states = _states(locked)
+        archived = {row[0] for row in locked if row[-1]}
         cursor.nextset()
         recorded: Recorded = {}
         for row in await cursor.fetchall():
@@ -81,7 +86,7 @@ class GroupWriter:
             terms = states[row[0]].terms
             trade = rows.trade_from_row(row, terms, self._decider.engine(terms.rules_version))
             recorded[row[0], trade.trade.trade_id] = trade
-        return states, recorded
+        return states, archived, recorded
 
     async def _write(self, connection: Connection, decided: Decided) -> None:
         cursor = psycopg.AsyncClientCursor(connection)
@@ -123,7 +128,7 @@ class GroupWriter:
 
 
 def _states(locked: Iterable[rows.Row]) -> dict[str, ChallengeState]:
-    return {state.terms.challenge_id: state for state in map(rows.challenge_from_row, locked)}
+    return {row[0]: rows.challenge_from_row(row[:-1]) for row in locked}
 
 
 def _writing(decided: Decided) -> tuple[str, list[str]]:

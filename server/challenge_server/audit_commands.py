@@ -7,15 +7,18 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from challenge_engine.archiving import find_in_archive
 from challenge_engine.database import check_usable
 from challenge_engine.keys import parse_public_key, public_path
 from challenge_engine.proving import prove
-from challenge_engine.verifying import Progress, Report, replay, verify
+from challenge_engine.snapshots import Progress
+from challenge_engine.verifying import Report, replay, verify
 from challenge_rules.notes import VerifierKey
 from challenge_rules.proof import encode_proof
 from challenge_server import application
@@ -56,6 +59,11 @@ Keys = Annotated[
 ]
 
 
+Archive = Annotated[
+    Path | None, typer.Option("--archive", metavar="DIR", help="Where the archives are that `archive` wrote.")
+]
+
+
 def replay_command(
     challenge: Challenges = None, as_json: AsJson = False, database_url: DatabaseUrl = None, data_dir: DataDir = None
 ) -> None:
@@ -83,6 +91,7 @@ def verify_command(
         ),
     ] = None,
     key: Keys = None,
+    archive: Archive = None,
     as_json: AsJson = False,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
@@ -97,13 +106,14 @@ def verify_command(
         keys = public_keys(key, settings)
         with application.open_database(settings, say) as url, progress_bar() as progress:
             check_usable(url, AUDIT_PRIVILEGES)
-            report = verify(url, keys=keys, exported=checkpoint or (), progress=progress)
+            report = verify(url, keys=keys, exported=checkpoint or (), archives=archive, progress=progress)
     _tell(report, as_json=as_json)
 
 
 def prove_command(
     challenge: Annotated[str, typer.Argument(metavar="CHALLENGE_ID", help="UUID of the challenge.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write the proof.")],
+    archive: Archive = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -114,7 +124,9 @@ def prove_command(
     chosen = challenge_id(challenge)
     with clear_errors(), application.open_database(chosen_database(database_url, data_dir), say) as url:
         check_usable(url, AUDIT_PRIVILEGES)
-        history, seal, trades = prove(url, chosen)
+        history, seal, trades = prove(
+            url, chosen, archives=None if archive is None else partial(find_in_archive, archive)
+        )
         write_new(Path(output), encode_proof(history, seal))
     say(f"{output} proves: {history.state.status} after {history.state.last_sequence} of {trades} trades")
     if history.state.last_sequence < trades:
@@ -182,6 +194,7 @@ def report_as_json(report: Report) -> str:
             "clean": report.is_clean,
             "challenges": report.challenges,
             "archived": report.archived,
+            "archived_trades": report.archived_trades,
             "trades": report.trades,
             "events": report.events,
             "leaves": report.leaves,

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from challenge_engine.embedded import binary
 from challenge_engine.relaying import RelayOrder, check_relayable
 from challenge_engine.trading import MAX_GROUP
-from challenge_server import application, audit_commands
+from challenge_server import application, audit_commands, log_commands
 from challenge_server.logs import log_to_stderr
 from challenge_server.options import DatabaseUrl, DataDir, chosen_database, clear_errors, say
 from challenge_server.reconcile_command import EXIT_CODES, reconcile_command
@@ -201,6 +201,10 @@ def migrate_command(database_url: DatabaseUrl = None, data_dir: DataDir = None) 
 app.command("replay", epilog=audit_commands.EXIT_CODES)(audit_commands.replay_command)
 app.command("verify", epilog=audit_commands.EXIT_CODES)(audit_commands.verify_command)
 app.command("prove")(audit_commands.prove_command)
+app.command("rebuild")(log_commands.rebuild_command)
+app.command("export")(log_commands.export_command)
+app.command("import")(log_commands.import_command)
+app.command("archive")(log_commands.archive_command)
 app.command("keygen")(keygen_command)
 app.command("checkpoint")(checkpoint_command)
 

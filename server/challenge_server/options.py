@@ -17,6 +17,7 @@ from challenge_engine.checkpoint_files import CheckpointFileError
 from challenge_engine.database import DatabaseError, brief
 from challenge_engine.embedded import EmbeddedPostgresError
 from challenge_engine.keys import KeyFileError
+from challenge_engine.log_files import LogFileError
 from challenge_engine.relaying import RelayError
 from challenge_server.settings import AddressError, DatabaseSettings, SettingsError
 from challenge_server.workers import WorkerError
@@ -64,6 +65,7 @@ MENDABLE = (
     RelayError,
     KeyFileError,
     CheckpointFileError,
+    LogFileError,
 )
 
 

@@ -57,6 +57,7 @@ NOT_EXPLAINED = {
     "CONFIGURE_SESSION": "reads no table",
     "CONFIGURE_WRITER": "reads no table",
     "MISSING_PRIVILEGES": "runs once, when a process starts, and reads the catalogue alone",
+    "ROLE_THAT_CAN_REWRITE": "likewise",
     "HAS_REVISION": "runs once, when a server starts, and reads the catalogue",
     "REVISION": "runs once, when a server starts, and reads a table of one row",
     "USABLE_CONNECTIONS": "runs once, when a server of several processes starts, and reads settings alone",

@@ -151,6 +151,14 @@ STATEMENTS = (
     END
     $$
     """,
+    # It looks into these two tables, and not into temporary ones of their names, which the role may have made.
+    """
+    DO $$ BEGIN
+        EXECUTE format(
+            'ALTER FUNCTION challenge_engine_admit_archiver() SET search_path = pg_catalog, %I, pg_temp',
+            current_schema());
+    END $$
+    """,
     "DROP TRIGGER trades_append_only ON trades",
     """
     CREATE TRIGGER trades_append_only BEFORE UPDATE ON trades FOR EACH ROW
