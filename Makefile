@@ -13,7 +13,7 @@ PYTEST ?= $(BIN)/python -m pytest
 # Most tests wait for processes and timers rather than compute. Each of the workers has a PostgreSQL of its own.
 TEST_WORKERS ?= 3
 
-.PHONY: help setup demo serve test test-brokers bench bench-growth bench-stream soak-stream soak-sdk promises lint types imports proto stubs stubs-check reference client-alone twins twins-check lock ci clean
+.PHONY: help setup demo serve test test-brokers bench bench-growth bench-stream bench-proofs soak-stream soak-sdk promises lint types imports proto stubs stubs-check reference client-alone twins twins-check lock ci clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ bench-growth: $(INSTALLED) ## the same rates with 1 and 10 million stored trades
 
 bench-stream: $(INSTALLED) ## event streams: delivery, catching up, many subscribers and stalled ones (about three and a half minutes a round)
 	$(BIN)/python -m bench stream $(ARGS)
+
+bench-proofs: $(INSTALLED) ## what chains and seals cost, beside the last revision without them; replay, verify, proofs (about two minutes)
+	$(BIN)/python -m bench proofs $(ARGS)
 
 soak-stream: $(INSTALLED) ## 50 subscribers and 2,000 challenges while servers are killed and sessions ended (about a minute)
 	CHAOS_CHALLENGES=2000 CHAOS_SUBSCRIBERS=50 CHAOS_KILL_EVERY_S=3 $(PYTEST) tests/server/test_stream_chaos.py -o timeout=600 -o faulthandler_timeout=700

@@ -17,13 +17,14 @@ import typer
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from bench import growth, report, streams
+from bench import growth, proofs, report, streams
 from bench.processes import Server, running
 from bench.scenarios import BATCH_LANES, CHALLENGES_IN_A_BATCH, PACED_LANES, Figures, Target, echo
 from bench.textbook import Textbook
 from bench.trades import TradeMaker, make_challenges
 from challenge_engine.database import normalise_url
 from challenge_engine.embedded import EmbeddedPostgres
+from challenge_engine.keys import load_key, load_or_make_key
 from challenge_engine.migrating import migrate
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -40,6 +41,9 @@ IDLE_CALLS = 400
 IDLE_ECHO_CALLS = 1_000
 HALF_S = 3
 
+KEY = Path("build/bench-seal-key.pem")
+"""Signs the checkpoints of every service that is measured."""
+
 Rounds = Annotated[int, typer.Option(min=1, help="How often every scenario runs; medians are told.")]
 Workers = Annotated[int, typer.Option(min=1, max=16, help="Processes of the service, and of the echo server.")]
 
@@ -51,6 +55,7 @@ def cluster() -> Iterator[tuple[EmbeddedPostgres, psutil.Process, Path]]:
     build.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as name:
         folder = Path(name).resolve()
+        load_or_make_key(KEY)
         # PostgreSQL may run as another account.
         folder.chmod(0o755)
         with EmbeddedPostgres.open(folder / "postgres") as postgres:
@@ -77,6 +82,8 @@ def serving(postgres: EmbeddedPostgres, name: str, *arguments: str) -> Iterator[
     migrate(url)
     text = url.render_as_string(hide_password=False)
     environment = os.environ | {"CHALLENGE_DATABASE_URL": text, "CHALLENGE_LOG_LEVEL": "error"}
+    if "--no-seal" not in arguments:
+        environment["CHALLENGE_SEAL_KEY"] = str(KEY)
     with running("challenge_server", "serve", "--listen", "127.0.0.1:0", *arguments, environment=environment) as server:
         yield server, conninfo
 
@@ -137,6 +144,13 @@ def grow(rounds: Rounds = 3) -> None:
     """The same rates after a million and ten million stored trades, and the server's memory over a million."""
     with cluster() as (postgres, postmaster, _):
         growth.run(postgres, postmaster, serving, rounds=rounds)
+
+
+@app.command("proofs")
+def prove(rounds: Rounds = 3) -> None:
+    """What hash chains and seals cost, how soon is sealed, and how fast all of it is replayed, verified and proved."""
+    with cluster() as (postgres, postmaster, folder):
+        proofs.run(postgres, postmaster, serving, folder, load_key(KEY), rounds=rounds)
 
 
 @app.command("stream")
