@@ -1,4 +1,4 @@
-"""What proofs cost: rates with and without hash chains and seals, how soon is sealed, and how fast all of it is checked.
+"""What proofs cost: rates with and without chains and seals, how soon is sealed, how fast all of it is checked.
 
 The service without chains is the project's own last revision before there were any, checked out beside this one and run
 by the same interpreter on the same PostgreSQL, so that code, columns and seals are all part of the difference.
@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import psutil
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from bench import filling, report
 from bench.growth import Serving
@@ -113,7 +115,7 @@ def _unchained(postgres: EmbeddedPostgres, folder: Path) -> Iterator[tuple[Serve
     }
     subprocess.run([sys.executable, "-P", "-m", "challenge_server", "migrate"], env=environment, check=True)
     with running("challenge_server", "serve", "--listen", "127.0.0.1:0", environment=environment) as server:
-        yield server, psycopg.conninfo.make_conninfo(postgres.conninfo, dbname="unchained")
+        yield server, make_conninfo(postgres.conninfo, dbname="unchained")
 
 
 def _seal_lags(conninfo: str) -> Figures:
@@ -146,7 +148,7 @@ def _checks(postgres: EmbeddedPostgres, serving: Serving, key: SealKey) -> Figur
     assert small.is_clean, small.findings[:3]
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     figures: Figures = {}
-    for name, check in (("replay", lambda: replay(url)), ("verify", lambda: verify(url, keys=[key.public]))):
+    for name, check in (("replay", partial(replay, url)), ("verify", partial(verify, url, keys=[key.public]))):
         wall, processor = time.perf_counter(), time.process_time()
         found = check()
         assert found.trades == challenges * trades

@@ -59,12 +59,12 @@ SELECT format('GRANT %I TO CURRENT_USER', :'owner')
 FROM pg_roles WHERE rolname = current_user AND NOT rolsuper AND rolname <> :'owner'
 \gexec
 
--- The owner makes tables, and temporary ones while it migrates. Nobody else makes any: a temporary table of another's
--- name would come first in a search path.
+-- The owner makes tables, and temporary ones while it migrates; auditors make a temporary one to compare with, by
+-- `challenge-engine rebuild`. Nobody else makes any, because a temporary table comes before another of its name.
 REVOKE ALL ON DATABASE :"DBNAME" FROM :"service", :"relay", :"auditor", challenge_archiver;
 REVOKE TEMPORARY ON DATABASE :"DBNAME" FROM PUBLIC;
-GRANT CONNECT, TEMPORARY ON DATABASE :"DBNAME" TO :"owner";
-GRANT CONNECT ON DATABASE :"DBNAME" TO :"service", :"relay", :"auditor", challenge_archiver;
+GRANT CONNECT, TEMPORARY ON DATABASE :"DBNAME" TO :"owner", :"auditor";
+GRANT CONNECT ON DATABASE :"DBNAME" TO :"service", :"relay", challenge_archiver;
 SELECT format('ALTER SCHEMA public OWNER TO %I', :'owner')
 FROM pg_namespace WHERE nspname = 'public' AND pg_get_userbyid(nspowner) <> :'owner'
 \gexec

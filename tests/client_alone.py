@@ -3,8 +3,10 @@
     make client-alone       # about five minutes; each Python from 3.11 to 3.13 that is at hand
 
 For each Python twice, with the lowest and with the newest supported versions of every dependency. A real server runs
-beside it, from this project's environment. Then the types: mypy and basedpyright, both strict, read the cookbook's
-examples as a user's program. Prints what is installed and how large it is.
+beside it, from this project's environment. The same again with the extra `proof`, in environments in which nothing but
+`challenge verify-proof` has to work: it checks a proof that this server's database gave. Then the types: mypy and
+basedpyright, both strict, read the cookbook's examples as a user's program. Prints what is installed and how large it
+is.
 """
 
 import os
@@ -13,8 +15,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from challenge_client import ChallengeClient
 from challenge_engine.database import normalise_url
 from challenge_engine.embedded import EmbeddedPostgres
 from tests.conftest import ServerProcess
@@ -22,6 +26,7 @@ from tests.conftest import ServerProcess
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12", "3.13")
 LOWEST = {"grpcio": "1.62.0", "protobuf": "4.25.0", "googleapis-common-protos": "1.63.0"}
+LOWEST_OF_PROOF = {"cryptography": "42.0.0", "rich": "13.7.0", "typer": "0.16.0"}
 FIRST_WHEELS = {("grpcio", "3.13"): "1.66.2"}
 """Where the lowest version was never built for a Python, the first that was."""
 TEST_TOOLS = ("pytest>=9,<10", "pytest-asyncio>=1,<2", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7")
@@ -29,6 +34,8 @@ NEEDS_MORE = re.compile(
     r"challenge_engine|challenge_server|start_server|database_url|grpc_testing|challenge_client\.cli|twins"
 )
 """Tests of the SDK that need more than it."""
+PROOF_TESTS = ROOT / "tests" / "client" / "test_proofs.py"
+"""Those that need the extra `proof` and no more."""
 CONFTEST = '''"""Stands in for the project's own, which needs the service."""
 
 import os
@@ -60,17 +67,24 @@ def main() -> int:
         with EmbeddedPostgres.open(directory / "data") as postgres:
             url = normalise_url(postgres.url).render_as_string(hide_password=False)
             _call(sys.executable, "-m", "challenge_server", "migrate", "--database-url", url)
+            key = directory / "seal-key.pem"
+            _call(sys.executable, "-m", "challenge_server", "keygen", "-o", str(key))
             server = ServerProcess(
-                "--listen", "127.0.0.1:0", "--log-level", "error", "--no-seal", "--database-url", url
+                "--listen", "127.0.0.1:0", "--log-level", "error", "--seal-key", str(key), "--database-url", url
             )
             try:
                 address = server.wait_ready()
+                _prove(address, url, directory / "proof.json")
                 failures = [
-                    f"{python}, {versions}"
+                    f"{python}, {versions}, {what}"
                     for python in PYTHONS
                     for versions in ("lowest", "newest")
                     if (found := shutil.which(f"python{python}")) and _works(found)
-                    if not _holds(Path(found), python, versions, directory, wheels, address)
+                    for what, holds in (
+                        ("SDK", _holds(Path(found), python, versions, directory, wheels, address)),
+                        ("proof", _proofs_hold(Path(found), python, versions, directory, wheels)),
+                    )
+                    if not holds
                 ]
                 if not _types_hold(directory, wheels):
                     failures.append("types")
@@ -84,36 +98,87 @@ def _works(python: str, code: str = "") -> bool:
     return subprocess.run([python, "-I", "-c", code], capture_output=True, check=False).returncode == 0
 
 
+def _prove(address: str, url: str, path: Path) -> None:
+    """Write the proof of a challenge that fails by its second trade."""
+    noon = datetime(2026, 3, 2, 12, tzinfo=UTC)
+    with ChallengeClient(address) as client:
+        made = client.create_challenge(initial_balance=100_000)
+        for number, pnl in enumerate((500, -6000)):
+            moment = noon + timedelta(minutes=number)
+            client.submit_trade(made.challenge_id, trade_id=f"t{number}", realized_pnl=pnl, executed_at=moment)
+    _call(sys.executable, "-m", "challenge_server", "prove", made.challenge_id, "-o", str(path), "--database-url", url)
+
+
 def _holds(python: Path, version: str, versions: str, directory: Path, wheels: Path, address: str) -> bool:
     """Whether the SDK's tests and the cookbook pass in an environment of its own."""
-    environment = directory / f"env-{version}-{versions}"
-    _call(str(python), "-m", "venv", str(environment))
-    own = environment / "bin" / "python"
-    lowest = {name: FIRST_WHEELS.get((name, version), number) for name, number in LOWEST.items()}
-    pins = [f"{name}=={number}" for name, number in lowest.items()] if versions == "lowest" else []
-    _install(own, *map(str, wheels.glob("*.whl")), *pins)
-    told = f"Python {version}, {versions} versions"
-    print(f"{told}: {_installed(own)}", flush=True)
-    if (
-        subprocess.run(
-            [own, "-c", "import challenge_engine"], capture_output=True, cwd=directory, check=False
-        ).returncode
-        == 0
-    ):
-        print("  challenge_engine can be imported")
+    own = _environment(python, version, versions, directory, wheels)
+    if own is None:
         return False
     cookbook = [_run_example(own, code, address, directory) for code in _examples()]
-    _install(own, *TEST_TOOLS)
-    tests = subprocess.run(
-        [own, "-m", "pytest", "tests/client", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto",
+    print(f"  cookbook: {sum(cookbook)} of {len(cookbook)} examples", flush=True)
+    return _tests_pass(own, "tests/client", directory, {"CHALLENGE_TARGET": address}) and all(cookbook)
+
+
+def _proofs_hold(python: Path, version: str, versions: str, directory: Path, wheels: Path) -> bool:
+    """Whether, in an environment with the extra `proof` alone, a proof of the service is checked as it has to be."""
+    own = _environment(python, version, versions, directory, wheels, extra="proof")
+    if own is None:
+        return False
+    proof, changed = directory / "proof.json", directory / "changed.json"
+    content = bytearray(proof.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(content)
+    checked = {
+        path: subprocess.run(
+            [own.with_name("challenge"), "verify-proof", path, "--key", directory / "seal-key.pem.pub"],
+            cwd=directory, capture_output=True, text=True, check=False,
+        )
+        for path in (proof, changed)
+    }  # fmt: skip
+    told, refused = checked[proof], checked[changed]
+    is_proved = told.returncode == 0 and "It is FAILED by MAX_DAILY_DRAWDOWN" in told.stdout and "PROVED" in told.stdout
+    is_refused = refused.returncode == 1 and refused.stdout == "" and refused.stderr.startswith("NOT PROVED: ")
+    print(
+        f"  the proof is {'' if is_proved else 'NOT '}accepted; one changed byte is {'' if is_refused else 'NOT '}found"
+    )
+    if not (is_proved and is_refused):
+        print(told.stdout, told.stderr[-2000:], refused.stdout, refused.stderr[-2000:])
+    return _tests_pass(own, "tests/proofs", directory, {}) and is_proved and is_refused
+
+
+def _environment(
+    python: Path, version: str, versions: str, directory: Path, wheels: Path, *, extra: str = ""
+) -> Path | None:
+    """The Python of a new environment that holds the SDK, and perhaps an extra of it; None if it holds the engine."""
+    environment = directory / f"env-{version}-{versions}{extra and f'-{extra}'}"
+    _call(str(python), "-m", "venv", str(environment))
+    own = environment / "bin" / "python"
+    named = LOWEST | (LOWEST_OF_PROOF if extra == "proof" else {})
+    lowest = {name: FIRST_WHEELS.get((name, version), number) for name, number in named.items()}
+    pins = [f"{name}=={number}" for name, number in lowest.items()] if versions == "lowest" else []
+    (client,) = wheels.glob("challenge_client-*.whl")
+    (rules,) = wheels.glob("challenge_rules-*.whl")
+    _install(own, str(rules), f"{client}[{extra}]" if extra else str(client), *pins)
+    with_extra = f" with the extra {extra}" if extra else ""
+    print(f"Python {version}, {versions} versions{with_extra}: {_installed(own)}", flush=True)
+    found = subprocess.run([own, "-c", "import challenge_engine"], capture_output=True, cwd=directory, check=False)
+    if found.returncode == 0:
+        print("  challenge_engine can be imported")
+        return None
+    return own
+
+
+def _tests_pass(python: Path, tests: str, directory: Path, settings: dict[str, str]) -> bool:
+    _install(python, *TEST_TOOLS)
+    done = subprocess.run(
+        [python, "-m", "pytest", tests, "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto",
          "-o", "asyncio_default_fixture_loop_scope=function", "--import-mode=importlib"],
-        cwd=directory, env=os.environ | {"CHALLENGE_TARGET": address}, capture_output=True, text=True, check=False,
+        cwd=directory, env=os.environ | settings, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    summary = tests.stdout.strip().splitlines()[-1] if tests.stdout.strip() else tests.stderr
-    print(f"  cookbook: {sum(cookbook)} of {len(cookbook)} examples; tests: {summary}", flush=True)
-    if tests.returncode != 0:
-        print(tests.stdout[-3000:])
-    return tests.returncode == 0 and all(cookbook)
+    print(f"  tests: {done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr}", flush=True)
+    if done.returncode != 0:
+        print(done.stdout[-3000:])
+    return done.returncode == 0
 
 
 def _run_example(python: Path, code: str, address: str, directory: Path) -> bool:
@@ -151,7 +216,7 @@ def _examples() -> list[str]:
 
 
 def _copy_tests(directory: Path) -> None:
-    """The SDK's tests, but those that need the service, and a conftest in place of the project's."""
+    """The SDK's tests, but those that need more, those of proofs by themselves, and a conftest in place of ours."""
     tests = directory / "tests"
     shutil.copytree(ROOT / "tests" / "client", tests / "client", ignore=shutil.ignore_patterns("__pycache__"))
     (tests / "__init__.py").touch()
@@ -159,6 +224,8 @@ def _copy_tests(directory: Path) -> None:
     for path in (tests / "client").glob("test_*.py"):
         if NEEDS_MORE.search(path.read_text(encoding="utf-8")):
             path.unlink()
+    (tests / "proofs").mkdir()
+    shutil.copy(PROOF_TESTS, tests / "proofs")
 
 
 def _installed(python: Path) -> str:

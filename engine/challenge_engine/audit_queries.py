@@ -39,12 +39,12 @@ UNSEALED = """
     SELECT c.challenge_id::text, c.last_sequence FROM challenges c
     WHERE NOT EXISTS (
         SELECT FROM checkpoint_leaves l WHERE (l.challenge_id, l.sequence) = (c.challenge_id, c.last_sequence)
-    ) AND NOT EXISTS (SELECT FROM seal_outbox o WHERE o.challenge_id = c.challenge_id)
+    ) AND c.challenge_id NOT IN (SELECT unnest(challenge_ids) FROM seal_outbox)
     ORDER BY c.challenge_id
 """
 """Chains that are neither sealed as they stand nor wait for it."""
 
-WAITING = "SELECT count(DISTINCT challenge_id) FROM seal_outbox"
+WAITING = "SELECT count(DISTINCT challenge_id) FROM seal_outbox CROSS JOIN unnest(challenge_ids) AS w(challenge_id)"
 """How many chains wait for a seal."""
 
 LEAVES_THAT_DIFFER = """

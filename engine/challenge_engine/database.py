@@ -259,7 +259,10 @@ def check_usable(url: URL, missing_privileges: str | None = None) -> None:
                 )
             missing = connection.exec_driver_sql(missing_privileges or queries.MISSING_PRIVILEGES).scalars().all()
             if missing:
-                raise DatabaseError(f"the database role {url.username or ''} lacks privileges: {', '.join(missing)}")
+                raise DatabaseError(
+                    f"the database role {url.username or ''} lacks privileges: {', '.join(missing)};"
+                    " deploy/roles.sql grants them"
+                )
             if missing_privileges is None:
                 for role in connection.exec_driver_sql(queries.ROLE_THAT_CAN_REWRITE).scalars():
                     logger.warning(

@@ -84,11 +84,13 @@ QUEUE_EVENTS = """
 """Events that came too late for a position in the export get one here."""
 
 QUEUE_CHAINS = """
-    INSERT INTO seal_outbox (challenge_id)
-    SELECT c.challenge_id FROM challenges c
-    WHERE NOT EXISTS (
-        SELECT FROM checkpoint_leaves l WHERE (l.challenge_id, l.sequence) = (c.challenge_id, c.last_sequence)
-    ) ORDER BY c.challenge_id
+    INSERT INTO seal_outbox (challenge_ids)
+    SELECT array_agg(challenge_id ORDER BY challenge_id) FROM (
+        SELECT c.challenge_id, (row_number() OVER (ORDER BY c.challenge_id) - 1) / 256 AS piece FROM challenges c
+        WHERE NOT EXISTS (
+            SELECT FROM checkpoint_leaves l WHERE (l.challenge_id, l.sequence) = (c.challenge_id, c.last_sequence)
+        )
+    ) numbered GROUP BY piece ORDER BY piece
 """
 """Chains that moved after the last exported checkpoint are sealed here."""
 

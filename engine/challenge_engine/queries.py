@@ -69,7 +69,8 @@ INSERT_TRADES = """
 """Records the accepted trades of a group."""
 
 UPDATE_CHALLENGES = """
-    WITH moved AS (UPDATE challenges c SET
+    WITH queued AS (INSERT INTO seal_outbox (challenge_ids) VALUES (%s::uuid[]))
+    UPDATE challenges c SET
         status = r.status, status_reason = r.status_reason, equity = r.equity, peak_equity = r.peak_equity,
         daily_start_equity = r.daily_start_equity, trading_day = r.trading_day, last_sequence = r.last_sequence,
         event_count = r.event_count, activated_at = r.activated_at, closed_at = r.closed_at,
@@ -79,13 +80,11 @@ UPDATE_CHALLENGES = """
         daily_start_equity numeric, trading_day date, last_sequence bigint, event_count bigint,
         activated_at timestamptz, closed_at timestamptz, last_executed_at timestamptz, chain_head bytea)
     WHERE c.challenge_id = ANY(%s::uuid[]) AND c.challenge_id = r.challenge_id AND c.version = r.read_version
-        RETURNING c.challenge_id
-    )
-    INSERT INTO seal_outbox (challenge_id) SELECT challenge_id FROM moved
 """
 """Moves the challenges of a group on, each only from the version that was read, and records that they wait for a seal.
 
 The ids are given once more, as an array: by them it enters the index, however small the planner takes the table for.
+They are queued whether they move or not; if one does not, nothing of this is committed.
 """
 
 INSERT_EVENTS = """
@@ -113,7 +112,7 @@ The last takes its snapshot after the one before has its locks, so it sees every
 challenges committed.
 """
 
-WRITE = "EXECUTE insert_trades(%s); EXECUTE update_challenges(%s, %s)"
+WRITE = "EXECUTE insert_trades(%s); EXECUTE update_challenges(%s, %s, %s)"
 """Writes what was decided. The last result counts the challenges that were moved on."""
 
 WRITE_EVENTS_AND = f"EXECUTE insert_events(%s); {WRITE}"
@@ -153,7 +152,7 @@ INSERT_CHALLENGE = """
     ON CONFLICT (challenge_id) DO NOTHING
         RETURNING challenge_id
     )
-    INSERT INTO seal_outbox (challenge_id) SELECT challenge_id FROM made
+    INSERT INTO seal_outbox (challenge_ids) SELECT ARRAY[challenge_id] FROM made
 """
 """Makes a challenge, unless there is one of that id; waits for another transaction that is just making it."""
 
@@ -348,10 +347,10 @@ MISSING_PRIVILEGES = """
         ('checkpoint_tiles', 'SELECT', NULL), ('checkpoint_tiles', 'INSERT', NULL),
         ('checkpoints', 'SELECT', NULL), ('checkpoints', 'INSERT', NULL), ('archives', 'SELECT', NULL)
     ) AS needed(name, privilege, columns) CROSS JOIN LATERAL (
-        SELECT string_agg(c, ', ') AS columns FROM unnest(columns) AS c WHERE NOT has_column_privilege(name, c, privilege)
+        SELECT string_agg(c, ', ') AS columns FROM unnest(needed.columns) AS c
+        WHERE NOT has_column_privilege(name, c, privilege)
     ) AS missing
-    WHERE CASE WHEN needed.columns IS NULL THEN NOT has_table_privilege(name, privilege)
-        ELSE missing.columns IS NOT NULL END
+    WHERE missing.columns IS NOT NULL OR (needed.columns IS NULL AND NOT has_table_privilege(name, privilege))
 """
 """What the role of the service may not do but has to: it needs no ownership and no more than this.
 

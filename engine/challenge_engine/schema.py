@@ -21,7 +21,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData()
 
@@ -151,7 +151,7 @@ seal_outbox = Table(
     "seal_outbox",
     metadata,
     Column("outbox_id", BigInteger, Identity(always=True), primary_key=True),
-    Column("challenge_id", Uuid(as_uuid=False), nullable=False),
+    Column("challenge_ids", ARRAY(Uuid(as_uuid=False)), nullable=False),
 )
 
 checkpoint_leaves = Table(

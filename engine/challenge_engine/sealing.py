@@ -6,7 +6,7 @@ admit one of two that try at the same moment. `docs/audit.md` tells what a seal 
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ import orjson
 import psycopg
 from sqlalchemy.engine import URL
 
+from challenge_engine import rows
 from challenge_engine import sealing_queries as queries
 from challenge_engine.checkpoint_files import CheckpointDirectory
 from challenge_engine.database import CONFLICTS, UNAVAILABLE, Connection, Database, WriterConnection, brief
 from challenge_engine.keys import SealKey, verify_signature
-from challenge_engine.rows import bytea
 from challenge_engine.snapshots import snapshot
 from challenge_rules.chain import encode_leaf
 from challenge_rules.merkle import TILE_LEVELS, CompactRange, leaf_hash
@@ -28,12 +28,17 @@ from challenge_rules.timestamps import to_iso
 
 logger = logging.getLogger(__name__)
 
-SEAL_INTERVAL_S = 0.5
+SEAL_INTERVAL_S = 0.75
 RETRY_INTERVAL_S = 1.0
 PATIENCE_S = 5.0
 """A database that is away for longer is worth a line in the log."""
-MAX_PER_SEAL = 2_000
-"""So many rows of the outbox become leaves together."""
+MAX_ROWS = 500
+"""So many rows of the outbox are looked at together."""
+MAX_PER_SEAL = 1_000
+"""With so many chains or a few more a seal is full: others wait for the event loop meanwhile."""
+LEAVES_AT_A_TIME = 2_000
+MAX_KEPT_ROWS = 200
+"""Where nobody seals, the outbox is looked through once it has more rows than this."""
 EXPORT_INTERVAL_S = 60.0
 """How often a checkpoint is written to the directory of checkpoints, where there is one."""
 SEALED_AT = "sealed_at "
@@ -98,49 +103,48 @@ class Sealer:
     async def seal_all(self) -> int:
         """Seal every chain that has moved; returns how many leaves there were. Without keys: 0."""
         async with self._turn:
+            if not self._keys:
+                await self._forget_repeated()
+                return 0
             total = 0
             while True:
-                taken, sealed = await self._seal_some() if self._keys else (await self._forget_repeated(), 0)
+                is_last, sealed = await self._seal_some()
                 total += sealed
-                if taken < MAX_PER_SEAL:
+                if is_last:
                     return total
 
-    async def _seal_some(self) -> tuple[int, int]:
-        """Seal some; how many rows of the outbox that took, and how many leaves it made."""
+    async def _seal_some(self) -> tuple[bool, int]:
+        """Seal some; whether nothing more waits, and how many leaves there were."""
         async with self._connection.use() as connection:
-            size, frontier = await self._tree(connection)
-            waiting = await _execute(connection, "EXECUTE waiting_to_seal(%s)", (MAX_PER_SEAL,))
+            waiting = await _execute(connection, "EXECUTE waiting_to_seal(%s)", (MAX_ROWS,))
             if not waiting:
-                return 0, 0
+                return True, 0
+            size, frontier = await self._tree(connection)
             seal = _Seal()
-            for outbox_ids, challenge_id, sequence, chain_head, is_sealed in waiting:
-                seal.outbox_ids += outbox_ids
-                if challenge_id is None or is_sealed:
-                    continue
-                hashed = leaf_hash(encode_leaf(challenge_id, sequence, chain_head))
-                seal.leaves.append(
-                    {
-                        "leaf_index": frontier.size,
-                        "challenge_id": challenge_id,
-                        "sequence": sequence,
-                        "chain_head": bytea(chain_head),
-                    }
-                )
-                for level, index, tile in frontier.append(hashed):
-                    seal.tiles.append({"level": level, "tile_index": index, "hash": bytea(tile)})
-            if seal.leaves:
-                try:
-                    await self._write(connection, seal, frontier)
-                except psycopg.errors.UniqueViolation:
-                    # Another process sealed at the same moment: what is left of these waits for the next time.
-                    logger.debug("another process sealed at the same moment")
-                    await connection.rollback()
-                    return 0, 0
-                logger.debug("sealed %d chains, the tree has %d leaves", len(seal.leaves), frontier.size)
-                self._frontier = frontier
-            else:
-                await _execute(connection, "EXECUTE delete_sealed(%s)", (seal.outbox_ids,))
-            return len(seal.outbox_ids), frontier.size - size
+            moved: dict[str, None] = {}
+            for outbox_id, challenge_ids in waiting:
+                seal.outbox_ids.append(outbox_id)
+                moved.update(dict.fromkeys(challenge_ids[1:-1].split(",")))
+                if len(moved) >= MAX_PER_SEAL:
+                    break
+            for chain in await _execute(connection, "EXECUTE chains(%s)", (rows.uuid_array(moved),)):
+                challenge_id, sequence, chain_head, is_sealed = chain
+                if not is_sealed:
+                    _append(seal, frontier, challenge_id, sequence, chain_head)
+            is_last = len(seal.outbox_ids) == len(waiting) < MAX_ROWS
+            if not seal.leaves:
+                await _execute(connection, "EXECUTE delete_sealed(%s)", (_array(seal.outbox_ids),))
+                return is_last, 0
+            try:
+                await self._write(connection, seal, frontier)
+            except psycopg.errors.UniqueViolation:
+                # Another process sealed at the same moment: what is left of these waits for the next time.
+                logger.debug("another process sealed at the same moment")
+                await connection.rollback()
+                return True, 0
+            logger.debug("sealed %d chains, the tree has %d leaves", len(seal.leaves), frontier.size)
+            self._frontier = frontier
+            return is_last, frontier.size - size
 
     async def _write(self, connection: Connection, seal: _Seal, frontier: CompactRange) -> None:
         sealed_at = to_iso(self._clock())
@@ -153,7 +157,7 @@ class Sealer:
             frontier.size,
             note,
             sealed_at,
-            seal.outbox_ids,
+            _array(seal.outbox_ids),
         )
         await cursor.execute(queries.SEAL, parameters)
 
@@ -190,10 +194,11 @@ class Sealer:
                 " them; run: challenge-engine verify"
             )
 
-    async def _forget_repeated(self) -> int:
+    async def _forget_repeated(self) -> None:
         async with self._connection.use() as connection:
-            cursor = await connection.execute(queries.FORGET_REPEATED, (MAX_PER_SEAL,))
-            return cursor.rowcount
+            ((count,),) = await _execute(connection, queries.OUTBOX_ROWS, (MAX_KEPT_ROWS + 1,))
+            if count > MAX_KEPT_ROWS:
+                await _execute(connection, queries.FORGET_REPEATED, (10 * MAX_KEPT_ROWS,))
 
     async def _run(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -202,8 +207,7 @@ class Sealer:
         while True:
             try:
                 await self.seal_all()
-                if clock() - self._exported_s >= EXPORT_INTERVAL_S:
-                    await self._export()
+                if clock() - self._exported_s >= EXPORT_INTERVAL_S and await self._export():
                     self._exported_s = clock()
             except Exception as error:
                 failing_since = failing_since or clock()
@@ -220,14 +224,17 @@ class Sealer:
                 failing_since, told = None, ""
                 await asyncio.sleep(SEAL_INTERVAL_S)
 
-    async def _export(self) -> None:
-        """Write the newest checkpoint, and the leaves that came since the last, to the directory of checkpoints."""
+    async def _export(self) -> bool:
+        """Write the newest checkpoint, and the leaves that came since the last, to the directory of checkpoints.
+
+        False when there is none yet.
+        """
         if self._directory is None or not self._keys:
-            return
+            return True
         async with self._connection.use() as connection:
             newest = await _execute(connection, "EXECUTE newest_checkpoint")
             if not newest:
-                return
+                return False
             ((size, note),) = newest
             start = await asyncio.to_thread(self._directory.exported_size)
             if start > size:
@@ -236,11 +243,31 @@ class Sealer:
                     " earlier moment. Keep that directory as it is, and give another one by --checkpoint-dir"
                 )
             while start < size:
-                end = min(start + MAX_PER_SEAL, size)
+                end = min(start + LEAVES_AT_A_TIME, size)
                 leaves = await _execute(connection, queries.LEAVES, (start, end))
                 await asyncio.to_thread(self._directory.write_leaves, start, leaves)
                 start = end
             await asyncio.to_thread(self._directory.write_note, size, note)
+        return True
+
+
+def _append(seal: _Seal, frontier: CompactRange, challenge_id: str, sequence: int, chain_head: bytes) -> None:
+    """Make a chain the next leaf."""
+    seal.leaves.append(
+        {
+            "leaf_index": frontier.size,
+            "challenge_id": challenge_id,
+            "sequence": sequence,
+            "chain_head": rows.bytea(chain_head),
+        }
+    )
+    for level, index, tile in frontier.append(leaf_hash(encode_leaf(challenge_id, sequence, chain_head))):
+        seal.tiles.append({"level": level, "tile_index": index, "hash": rows.bytea(tile)})
+
+
+def _array(numbers: Iterable[int]) -> str:
+    """The text of an array of bigint."""
+    return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def has_checkpoints(url: URL) -> bool:

@@ -15,21 +15,21 @@ NEWEST_LEAF = """
 LOG_ID = "SELECT log_id::text FROM event_log"
 """What the first checkpoint names the tree after."""
 
-WAITING_TO_SEAL = """
-    SELECT w.outbox_ids, c.challenge_id::text, c.last_sequence, c.chain_head,
+WAITING_TO_SEAL = "SELECT outbox_id, challenge_ids::text FROM seal_outbox ORDER BY outbox_id LIMIT %s"
+"""The next chains to seal: those that each transaction moved, in the order in which transactions began to write."""
+
+CHAINS = """
+    SELECT w.challenge_id::text, c.last_sequence, c.chain_head,
         EXISTS (
             SELECT FROM checkpoint_leaves l WHERE (l.challenge_id, l.sequence) = (c.challenge_id, c.last_sequence)
         )
-    FROM (
-        SELECT challenge_id, array_agg(outbox_id) AS outbox_ids, min(outbox_id) AS first
-        FROM (SELECT outbox_id, challenge_id FROM seal_outbox ORDER BY outbox_id LIMIT %s) o
-        GROUP BY challenge_id
-    ) w LEFT JOIN challenges c ON c.challenge_id = w.challenge_id
-    ORDER BY w.first
+    FROM unnest(%s::uuid[]) WITH ORDINALITY AS w(challenge_id, place)
+        JOIN challenges c ON c.challenge_id = w.challenge_id
+    ORDER BY w.place
 """
-"""The chains that moved since they were last sealed, as they are now, in the order in which they began to wait.
+"""Some chains as they are now, and whether they are sealed so.
 
-Of one challenge there may be several rows, and of one that was removed by force no state.
+One that moves while it waits is sealed once: its later place in the queue then finds it sealed.
 """
 
 LEAVES = """
@@ -69,18 +69,26 @@ SEAL = (
 """One message, so that no sealer can stop in the middle and keep the others waiting."""
 
 FORGET_REPEATED = """
-    DELETE FROM seal_outbox WHERE outbox_id IN (
-        SELECT o.outbox_id FROM (SELECT * FROM seal_outbox ORDER BY outbox_id LIMIT %s) o
-        WHERE EXISTS (
-            SELECT FROM seal_outbox later WHERE later.challenge_id = o.challenge_id AND later.outbox_id > o.outbox_id
-        )
+    WITH taken AS (
+        DELETE FROM seal_outbox
+        WHERE outbox_id IN (SELECT outbox_id FROM seal_outbox ORDER BY outbox_id LIMIT %s)
+        RETURNING challenge_ids
     )
+    INSERT INTO seal_outbox (challenge_ids)
+    SELECT array_agg(challenge_id) FROM (
+        SELECT challenge_id, (row_number() OVER () - 1) / 256 AS piece
+        FROM (SELECT DISTINCT unnest(challenge_ids) AS challenge_id FROM taken) once
+    ) numbered GROUP BY piece
 """
-"""Where nobody seals: of a challenge that waits several times, only the last time counts."""
+"""Where nobody seals: of a challenge that waits several times, once is enough."""
+
+OUTBOX_ROWS = "SELECT count(*) FROM (SELECT FROM seal_outbox LIMIT %s) o"
+"""How many rows wait, as far as that matters."""
 
 PREPARED_TO_SEAL = {
     "newest_checkpoint": NEWEST_CHECKPOINT,
     "waiting_to_seal": WAITING_TO_SEAL,
+    "chains": CHAINS,
     "insert_leaves": INSERT_LEAVES,
     "insert_tiles": INSERT_TILES,
     "insert_checkpoint": INSERT_CHECKPOINT,

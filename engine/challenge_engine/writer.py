@@ -134,11 +134,8 @@ def _states(locked: Iterable[rows.Row]) -> dict[str, ChallengeState]:
 def _writing(decided: Decided) -> tuple[str, list[str]]:
     """The message that writes what was decided, and its parameters."""
     query = queries.WRITE
-    parameters = [
-        rows.trades_to_json(decided.accepted),
-        rows.challenges_to_json(decided.moved.values()),
-        rows.uuid_array(decided.moved),
-    ]
+    moved = rows.uuid_array(decided.moved)
+    parameters = [rows.trades_to_json(decided.accepted), moved, rows.challenges_to_json(decided.moved.values()), moved]
     if decided.events:
         query = queries.WRITE_EVENTS_AND
         parameters.insert(0, rows.events_to_json(decided.events))

@@ -68,7 +68,8 @@ async def stored_and_read(connection: Connection, state: ChallengeState, trades,
             queries.INSERT_TRADES, (rows.trades_to_json((trade, terms.initial_balance) for trade in trades),)
         )
         await connection.execute(
-            queries.UPDATE_CHALLENGES, (rows.challenges_to_json([(1, state)]), [terms.challenge_id])
+            queries.UPDATE_CHALLENGES,
+            ([terms.challenge_id], rows.challenges_to_json([(1, state)]), [terms.challenge_id]),
         )
     await connection.execute(queries.INSERT_EVENTS, (rows.events_to_json(events),))
     asked = {"challenge_id": terms.challenge_id}

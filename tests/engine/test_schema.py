@@ -601,6 +601,11 @@ class TestTriggers:
                 with pytest.raises(psycopg.errors.RestrictViolation):
                     history.execute(statement)
 
+    def test_every_trigger_fires_in_the_session_of_a_replica_too(self, history: psycopg.Connection):
+        """`test_roles` shows what that refuses."""
+        found = history.execute("SELECT tgenabled, count(*) > 20 FROM pg_trigger WHERE NOT tgisinternal GROUP BY 1")
+        assert found.fetchall() == [("A", True)]
+
 
 def test_the_revisions_that_are_known_are_those_of_the_migrations():
     assert list(REVISIONS) == known_revisions()

@@ -1,6 +1,7 @@
 """Seals: the chains that moved become leaves of one signed tree, each once, whoever seals them."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from challenge_engine import sealing, sealing_queries
 from challenge_engine.checkpoint_files import CheckpointDirectory, CheckpointFileError, read_exported, write_file
 from challenge_engine.checkpoint_reading import checkpoint_reader
-from challenge_engine.database import Database
+from challenge_engine.database import Database, WriterConnection
 from challenge_engine.keys import (
     KeyFileError,
     SealKey,
@@ -56,12 +58,12 @@ def root_of(found: Sequence[Any]) -> bytes:
 
 
 async def test_what_has_moved_is_sealed_once_with_its_head_and_the_note_is_signed(engine: RunningEngine, key: SealKey):
-    async with sealer(engine, key) as sealing:
+    async with sealer(engine, key) as made:
         first, second = await engine.create(), await engine.create()
-        assert await sealing.seal_all() == 2
+        assert await made.seal_all() == 2
         await engine.batch(*(submission(first, f"t{number}", "1", number) for number in range(5)))
-        assert await sealing.seal_all() == 1
-        assert await sealing.seal_all() == 0
+        assert await made.seal_all() == 1
+        assert await made.seal_all() == 0
     state = await engine.state(first)
     assert [leaf[:2] for leaf in await leaves(engine)] == [(first, 0), (second, 0), (first, 5)]
     assert (await leaves(engine))[-1][2] == state.chain_head
@@ -83,8 +85,8 @@ async def test_a_sealer_goes_on_where_another_ended_and_stored_subtrees_make_the
 ):
     """Past 256 leaves a subtree is stored; proofs by way of it lead to the root of all the leaves."""
     ids = [await engine.create() for _ in range(30)]
-    async with sealer(engine, key) as sealing:
-        await sealing.seal_all()
+    async with sealer(engine, key) as made:
+        await made.seal_all()
     for step in range(10):
         await engine.batch(*(submission(each, f"t{step}", "1", step) for each in ids))
         async with sealer(engine, key) as another:
@@ -137,30 +139,32 @@ async def test_nothing_is_sealed_on_top_of_a_tree_that_is_not_the_signed_one(
 ):
     for _ in range(3):
         await engine.create()
-    async with sealer(engine, key) as sealing:
-        await sealing.seal_all()
+    async with sealer(engine, key) as made:
+        await made.seal_all()
     async with tampering(engine.url) as connection:
         await connection.execute(tampered)
     before = await leaves(engine)
     await engine.create()
-    async with sealer(engine, key) as sealing:
+    async with sealer(engine, key) as made:
         with pytest.raises(TreeError, match="challenge-engine verify"):
-            await sealing.seal_all()
+            await made.seal_all()
     assert await leaves(engine) == before
     assert await value(engine.url, "SELECT count(*) FROM seal_outbox") == 1
 
 
 async def test_without_a_key_what_waits_stays_short_and_a_later_key_seals_all_of_it(
-    engine: RunningEngine, key: SealKey
+    engine: RunningEngine, key: SealKey, monkeypatch: pytest.MonkeyPatch
 ):
     ids = [await engine.create() for _ in range(3)]
     for step in range(6):
         await engine.batch(*(submission(each, f"t{step}", "1", step) for each in ids))
+    monkeypatch.setattr(sealing, "MAX_KEPT_ROWS", 2)
+    assert await value(engine.url, "SELECT count(*) FROM seal_outbox") > 3
     async with sealer(engine) as keyless:
         assert await keyless.seal_all() == 0
-    assert await value(engine.url, "SELECT count(*) FROM seal_outbox") == 3
-    async with sealer(engine, key) as sealing:
-        assert await sealing.seal_all() == 3
+    assert await value(engine.url, "SELECT count(*) FROM seal_outbox") == 1
+    async with sealer(engine, key) as later:
+        assert await later.seal_all() == 3
     assert {leaf[:2] for leaf in await leaves(engine)} == {(each, 6) for each in ids}
 
 
@@ -168,13 +172,35 @@ async def test_a_key_takes_the_place_of_another_while_both_sign(engine: RunningE
     new = make_key(tmp_path / "new.pem")
     for keys in ((key,), (key, new), (new,)):
         await engine.create()
-        async with sealer(engine, *keys) as sealing:
-            await sealing.seal_all()
+        async with sealer(engine, *keys) as made:
+            await made.seal_all()
         with checkpoint_reader(engine.url) as reader:
             note = SignedNote.parse(reader.newest().note)
         assert note.verified_by([new.public, key.public], verify_signature) == [each.public for each in keys]
     with pytest.raises(NoteError):
         SignedNote(note.text + "more\n", note.signatures).verified_by([new.public], verify_signature)
+
+
+READING = {
+    "newest_checkpoint": ("", {"checkpoints_pkey"}),
+    "waiting_to_seal": ("(500)", {"seal_outbox_pkey"}),
+    "chains": ("('{0190b5a8-7c3e-7d2a-9f00-1a2b3c4d5e6f}')", {"challenges_pkey", "checkpoint_leaves_once"}),
+    "delete_sealed": ("('{1,2}')", {"seal_outbox_pkey"}),
+}
+
+
+@pytest.mark.parametrize("name", READING)
+async def test_every_statement_of_a_seal_uses_its_index_on_a_table_that_was_empty_when_it_was_planned(
+    engine: RunningEngine, name: str
+):
+    parameters, indexes = READING[name]
+    connection = WriterConnection(engine.database, sealing_queries.PREPARED_TO_SEAL)
+    async with connection.use() as session:
+        found = await (await session.execute(f"EXPLAIN (FORMAT TEXT) EXECUTE {name}{parameters}")).fetchall()
+    await connection.close()
+    plan = "\n".join(line for (line,) in found)
+    assert "Seq Scan" not in plan
+    assert set(re.findall(r"(?:using|Scan on) (\w+_(?:pkey|once))", plan)) == indexes
 
 
 class TestExports:
@@ -185,8 +211,8 @@ class TestExports:
         for round_ in range(1, 3):
             for _ in range(3):
                 await engine.create()
-            async with sealer(engine, key, directory=directory) as sealing:
-                sealing.start()
+            async with sealer(engine, key, directory=directory) as made:
+                made.start()
             notes, exported = read_exported(directory)
             assert [leaf for _, leaf in exported] == await leaves(engine)
             assert len(notes) == round_
@@ -200,8 +226,8 @@ class TestExports:
         self, engine: RunningEngine, key: SealKey, tmp_path: Path
     ):
         await engine.create()
-        async with sealer(engine, key) as sealing:
-            await sealing.seal_all()
+        async with sealer(engine, key) as made:
+            await made.seal_all()
         path = tmp_path / "checkpoint"
         with checkpoint_reader(engine.url) as reader:
             newest = reader.newest()

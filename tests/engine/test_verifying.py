@@ -325,8 +325,8 @@ async def rewrite(sealed: Sealed, challenge_id: str, *, pnl: str = "1", at: int 
         await connection.execute(queries.INSERT_TRADES, (rows.trades_to_json(accepted),))
         await connection.execute(queries.INSERT_EVENTS, (rows.events_to_json(events),))
         await connection.execute("DELETE FROM event_outbox")
-        moved = rows.challenges_to_json([(TRADES + 1, state)])
-        changed = await connection.execute(queries.UPDATE_CHALLENGES, (moved, rows.uuid_array([challenge_id])))
+        moved, ids = rows.challenges_to_json([(TRADES + 1, state)]), rows.uuid_array([challenge_id])
+        changed = await connection.execute(queries.UPDATE_CHALLENGES, (ids, moved, ids))
         assert changed.rowcount == 1
         await connection.execute("DELETE FROM seal_outbox")
 

@@ -41,14 +41,22 @@ STATEMENTS = (
         CASE event_type WHEN 'CHALLENGE_CREATED' THEN coalesce(octet_length(chain_hash) = 32, false)
             ELSE chain_hash IS NULL END)
     """,
-    # Chains that moved and wait to be sealed. A row comes with the transaction that moved the chain.
+    # Chains that moved and wait to be sealed: a row for each transaction, with all that it moved. They stay in the row,
+    # which is not worth a table of its own for long values.
     """
     CREATE TABLE seal_outbox (
         outbox_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        challenge_id uuid NOT NULL
+        challenge_ids uuid[] NOT NULL CHECK (cardinality(challenge_ids) BETWEEN 1 AND 256)
     )
     """,
-    "INSERT INTO seal_outbox (challenge_id) SELECT challenge_id FROM challenges ORDER BY created_at, challenge_id",
+    "ALTER TABLE seal_outbox ALTER COLUMN challenge_ids SET STORAGE PLAIN",
+    """
+    INSERT INTO seal_outbox (challenge_ids)
+    SELECT array_agg(challenge_id ORDER BY created_at, challenge_id) FROM (
+        SELECT challenge_id, created_at, (row_number() OVER (ORDER BY created_at, challenge_id) - 1) / 256 AS piece
+        FROM challenges
+    ) numbered GROUP BY piece ORDER BY piece
+    """,
     # The leaves of the one Merkle tree (RFC 6962): the chains that moved, with their heads, in the order of sealing.
     f"""
     CREATE TABLE checkpoint_leaves (
