@@ -22,7 +22,10 @@ from challenge_client import (
     Rule,
     RuleEvaluation,
 )
-from challenge_server.application import Application, ready_database, run
+from challenge_engine.keys import SealKey, load_key, verify_signature
+from challenge_engine.proving import prove
+from challenge_rules.proof import Proved, check_proof, encode_proof, explain
+from challenge_server.application import Application, ready_database, run, with_seal_keys
 from challenge_server.fills import Fill, read_fills
 from challenge_server.settings import Address, DatabaseSettings, ServeSettings
 
@@ -55,9 +58,23 @@ def run_demo(console: Console | None = None) -> list[Run]:
         settings = ServeSettings(Address("127.0.0.1", 0))
         database = DatabaseSettings(data_dir=Path(directory) / "data")
         with ready_database(database, lambda message: console.print(f"  {message}", style="dim")) as url:
+            settings = with_seal_keys(settings, database, url, no_seal=False)
             runs = run(_serve_and_send(console, url, settings))
+            key = load_key(Path(settings.seal_keys[0]))
+            proved = [_prove(url, finished.challenge.challenge_id, key) for finished in runs]
     _print_runs(console, runs)
+    for each in proved:
+        console.print(
+            f"\n[bold]Proved[/] by {each.signed_by[0].name}'s signature on {each.checkpoint.tree_size} seals:"
+        )
+        console.print(explain(each.history), markup=False, highlight=False, soft_wrap=True)
     return runs
+
+
+def _prove(url: URL, challenge_id: str, key: SealKey) -> Proved:
+    """Write the proof of a verdict, and check it as anybody can who has the public key."""
+    history, seal, _ = prove(url, challenge_id)
+    return check_proof(encode_proof(history, seal), [key.public], verify_signature)
 
 
 async def _serve_and_send(console: Console, url: URL, settings: ServeSettings) -> list[Run]:

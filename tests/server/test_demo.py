@@ -23,6 +23,8 @@ def test_the_demo_ends_with_the_known_verdicts_and_prints_their_evidence():
     text = printed.getvalue()
     assert "ACTIVE → FUNDED by PROFIT_TARGET, trade 118, equity 110128.83967839" in text
     assert "ACTIVE → FAILED by MAX_DAILY_DRAWDOWN, trade 288" in text
+    assert text.count("Proved, and sealed as leaf") == 2
+    assert "It is FAILED by MAX_DAILY_DRAWDOWN since trade 288" in text
     assert text.index("ACTIVE → FUNDED") < text.index("Verdicts, and the evidence")
 
 
