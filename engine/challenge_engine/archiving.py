@@ -131,8 +131,9 @@ def _become_archiver(connection: Session) -> None:
     """Take the role that the triggers admit; who may make roles makes it where there is none."""
     try:
         ((exists, may_make),) = connection.execute(queries.ARCHIVER).fetchall()
-        if not exists and may_make:
-            for statement in queries.MAKE_ARCHIVER:
+        if may_make:
+            # Roles belong to all databases of a cluster, what they may do to each.
+            for statement in queries.MAKE_ARCHIVER[int(exists) :]:
                 connection.execute(statement)
         connection.execute(queries.BECOME_ARCHIVER)
     except REFUSALS as error:

@@ -65,7 +65,7 @@ def run_demo(console: Console | None = None) -> list[Run]:
     _print_runs(console, runs)
     for each in proved:
         console.print(
-            f"\n[bold]Proved[/] by {each.signed_by[0].name}'s signature on {each.checkpoint.tree_size} seals:"
+            f"\n[bold]Proved[/], and sealed as leaf {each.seal.leaf_index} by {each.signed_by[0]}:", soft_wrap=True
         )
         console.print(explain(each.history), markup=False, highlight=False, soft_wrap=True)
     return runs
