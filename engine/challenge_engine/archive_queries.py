@@ -40,13 +40,30 @@ MARK_ARCHIVED = "UPDATE challenges SET archive_id = %s WHERE challenge_id = ANY(
 REMOVE_TRADES = "DELETE FROM trades WHERE challenge_id = ANY(%s::uuid[])"
 """Removes the trades of archived challenges; a trigger refuses those of any other."""
 
-ARCHIVES = "SELECT archive_id::text, file_name, encode(sha256, 'hex'), note FROM archives ORDER BY archive_id"
+ARCHIVES = """
+    SELECT archive_id::text, file_name, encode(sha256, 'hex'), challenge_count, trade_count, note FROM archives
+    ORDER BY archive_id
+"""
 """Every archive."""
 
-ARCHIVED_HEADS = """
-    SELECT challenge_id::text, last_sequence, chain_head FROM challenges WHERE archive_id = %s::uuid
+ARCHIVED_CHALLENGES = "SELECT challenge_id::text FROM challenges WHERE archive_id = %s::uuid"
+"""The challenges whose trades an archive has to hold."""
+
+WITHOUT_ARCHIVE = """
+    SELECT c.challenge_id::text, c.last_sequence FROM challenges c
+    WHERE c.archive_id IS NOT NULL AND NOT EXISTS (SELECT FROM archives a WHERE a.archive_id = c.archive_id)
+    ORDER BY c.challenge_id
 """
-"""The challenges whose trades an archive holds, and the heads that it has to lead to."""
+"""Challenges that name an archive nobody has recorded."""
+
+ARCHIVED_UNSEALED = """
+    SELECT c.challenge_id::text, c.last_sequence FROM challenges c
+    WHERE c.archive_id IS NOT NULL AND NOT EXISTS (
+        SELECT FROM checkpoint_leaves l
+        WHERE (l.challenge_id, l.sequence, l.chain_head) = (c.challenge_id, c.last_sequence, c.chain_head)
+    ) ORDER BY c.challenge_id
+"""
+"""Challenges that were archived without having been sealed as they ended."""
 
 MISSING_PRIVILEGES = """
     SELECT 'SELECT on ' || name

@@ -67,13 +67,15 @@ class _Batch:
 
 
 def archive(
-    url: URL, directory: Path, *, older_than: timedelta, keys: Sequence[SealKey] = (), progress: Progress
+    url: URL, directory: Path, *, older_than: timedelta, keys: Sequence[SealKey], progress: Progress
 ) -> Archived:
     """Archive the trades of every challenge that closed longer ago than `older_than`, as `closed_at` tells.
 
     A challenge that is not sealed, or in which anything is wrong, keeps its trades and is named. `keys` sign the
-    archive's digest. Raises `CannotArchiveError` when the role may not archive.
+    archive's digest; there must be one. Raises `CannotArchiveError` when the role may not archive.
     """
+    if not keys:
+        raise CannotArchiveError("an archive is sealed by a signature: give the key by --seal-key FILE")
     archived = Archived()
     before = datetime.now(UTC) - older_than
     skipped: set[str] = set()
@@ -116,15 +118,15 @@ class _Sealed:
     trades: int
     keys: Sequence[SealKey]
 
-    def note(self) -> str | None:
-        """The signed note on the archive's digest; None without a key."""
-        if not self.keys:
-            return None
-        text = (
-            f"{ARCHIVE_FORMAT}\n{self.archive_id}\n{self.file_name}\nsha256 {self.sha256}\n"
-            f"{len(self.challenge_ids)} challenges, {self.trades} trades\n"
-        )
+    def note(self) -> str:
+        """The signed note on the archive's digest."""
+        text = archive_text(self.archive_id, self.file_name, self.sha256, len(self.challenge_ids), self.trades)
         return SignedNote(text, tuple(key.sign(text) for key in self.keys)).encode()
+
+
+def archive_text(archive_id: str, file_name: str, sha256: str, challenges: int, trades: int) -> str:
+    """What is signed of an archive."""
+    return f"{ARCHIVE_FORMAT}\n{archive_id}\n{file_name}\nsha256 {sha256}\n{challenges} challenges, {trades} trades\n"
 
 
 def _become_archiver(connection: Session) -> None:

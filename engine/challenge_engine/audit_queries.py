@@ -1,6 +1,22 @@
 """The statements of audits, each with a sentence. All of one audit see the same moment."""
 
-from challenge_engine.queries import CHALLENGE_COLUMNS, EVENT_COLUMNS, TRADE_COLUMNS, micros
+import re
+
+from challenge_engine import queries
+from challenge_engine.queries import micros
+
+
+def _finite(columns: str) -> str:
+    """The same columns, but NULL for a moment or day at infinity, which nobody but a tamperer writes."""
+    columns = re.sub(
+        r"\(extract\(epoch FROM (\S+)\) \* 1000000\)::bigint", r"CASE WHEN isfinite(\1) THEN \g<0> END", columns
+    )
+    return re.sub(r"(c\.trading_day) - DATE '1970-01-01'", r"CASE WHEN isfinite(\1) THEN \g<0> END", columns)
+
+
+CHALLENGE_COLUMNS = _finite(queries.CHALLENGE_COLUMNS)
+EVENT_COLUMNS = _finite(queries.EVENT_COLUMNS)
+TRADE_COLUMNS = _finite(queries.TRADE_COLUMNS)
 
 CHALLENGES = f"""
     SELECT {CHALLENGE_COLUMNS}, c.archive_id::text FROM challenges c {{where}} ORDER BY c.challenge_id

@@ -143,7 +143,9 @@ class _Audit:
             if stored_link != state.chain_head:
                 self._find(Fault.CHAIN, 0, "the creation is not the one that was chained")
                 state = replace(state, chain_head=stored_link or bytes(32))
-        if self._stored.archive_id is None:
+        if self._stored.archive_id is not None:
+            self._find_what_archiving_left()
+        else:
             state = self._replay(engine, state)
             self._find_uncaused(state.last_sequence)
             if self._stored.compares_row:
@@ -158,6 +160,8 @@ class _Audit:
             self._audited.event_count += 1
             try:
                 event = rows.event_from_row(row)
+                if event.occurred_at is None or event.recorded_at is None:
+                    raise ValueError("a moment that is not finite")
             except (KeyError, ValueError, TypeError) as error:
                 self._find(Fault.UNREADABLE, row[7] or 0, f"event {row[1]} cannot be read: {error!r}")
                 continue
@@ -175,6 +179,16 @@ class _Audit:
             return rows.challenge_from_row(self._stored.row[:-1]).terms
         except (KeyError, ValueError, TypeError):
             return None
+
+    def _find_what_archiving_left(self) -> None:
+        """An archived challenge has ended, and has no trades here."""
+        assert self._stored.row is not None
+        status, last_sequence = self._stored.row[1], self._stored.row[14]
+        if status not in ENDED:
+            self._find(Fault.ARCHIVE, last_sequence, f"it is archived, but {status}")
+        for row in self._stored.trades:
+            self._audited.trade_count += 1
+            self._find(Fault.UNEXPECTED, row[1], "a trade of a challenge that is archived")
 
     def _find_orphans(self) -> None:
         self._find(Fault.MISSING, 0, "there are no terms, so that nothing of it can be decided again")
@@ -324,6 +338,8 @@ class _Audit:
         self._audited.findings.append(Finding(fault, self._stored.challenge_id, sequence, message))
 
 
+ENDED = {status.value for status in ChallengeStatus if status.is_terminal}
+
 DECIDED = (
     "previous_status", "status", "reason", "equity", "peak_equity", "daily_start_equity", "sequence", "executed_at",
     "recorded_at", "trade_id",
@@ -354,6 +370,8 @@ def _trade_from_row(row: rows.Row) -> tuple[Trade, Decision, bytes]:
         challenge_id, sequence, trade_id, realized_pnl, executed_at, symbol, equity, peak_equity, daily_start_equity,
         previous_status, status, reason, recorded_at, link,
     ) = row  # fmt: skip
+    if executed_at is None or recorded_at is None:
+        raise ValueError("a moment that is not finite")
     decision = Decision(
         challenge_id=challenge_id,
         trade_id=trade_id,

@@ -188,7 +188,7 @@ archives = Table(
     Column("sha256", LargeBinary, nullable=False),
     Column("challenge_count", BigInteger, nullable=False),
     Column("trade_count", BigInteger, nullable=False),
-    Column("note", Text),
+    Column("note", Text, nullable=False),
     _moment("sealed_at"),
 )
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from challenge_engine import archive_queries
+from challenge_engine import archive_queries, rows
 from challenge_engine import audit_queries as queries
-from challenge_engine.archiving import read_archive
+from challenge_engine.archiving import archive_text, read_archive
 from challenge_engine.audit_reading import stored_challenges
 from challenge_engine.auditing import Auditor, Fault, Finding
 from challenge_engine.checkpoint_files import CheckpointFileError, ExportedCheckpoint, Leaf, read_exported
@@ -20,6 +20,7 @@ from challenge_engine.snapshots import Progress, Session, say_nothing, snapshot,
 from challenge_rules.chain import encode_leaf
 from challenge_rules.merkle import CompactRange, leaf_hash
 from challenge_rules.notes import Checkpoint, SignedNote, VerifierKey
+from challenge_rules.proof import History
 
 MAX_FINDINGS = 10_000
 """More than this are counted, not kept."""
@@ -300,38 +301,68 @@ def _compare_roots(session: Session, report: Report, path: Path, checkpoints: Se
 
 
 def _verify_archives(session: Session, report: Report, directory: Path | None, keys: Sequence[VerifierKey]) -> None:
-    """Every archive is the one that was recorded, and holds what was sealed."""
+    """Every archive is the one that was recorded and signed, and holds what was sealed and what is left here."""
+    for challenge_id, sequence in session.execute(archive_queries.WITHOUT_ARCHIVE):
+        report.add(Finding(Fault.ARCHIVE, challenge_id, sequence, "it names an archive that was never recorded"))
+    for challenge_id, sequence in session.execute(archive_queries.ARCHIVED_UNSEALED):
+        report.add(Finding(Fault.SEAL, challenge_id, sequence, "archived, but not sealed as it ended"))
     found = session.execute(archive_queries.ARCHIVES).fetchall()
+    for archive_id, file_name, sha256, challenges, trades, note in found:
+        try:
+            signed = SignedNote.parse(note)
+            if signed.text != archive_text(archive_id, file_name, sha256, challenges, trades):
+                raise ValueError("what was signed is not what is recorded")
+            if not signed.verified_by(keys, verify_signature) and keys:
+                raise ValueError("it has no signature of a given key")
+        except ValueError as error:
+            report.add(Finding(Fault.ARCHIVE, None, None, f"archive {archive_id}: {error}"))
+        if directory is not None:
+            _verify_archive(session, report, directory / file_name, (archive_id, sha256, challenges, trades))
     if found and directory is None:
         report.notes.append(f"{len(found)} archives were not checked: --archive DIR says where they are")
-    if directory is None:
+
+
+def _verify_archive(session: Session, report: Report, path: Path, recorded: tuple[str, str, int, int]) -> None:
+    archive_id, sha256, challenges, trades = recorded
+    expected = {row[0] for row in session.execute(archive_queries.ARCHIVED_CHALLENGES, (archive_id,))}
+    count = 0
+    try:
+        if digest_of(path) != sha256:
+            raise LogFileError(f"{path} is not the archive that was recorded: its SHA-256 differs")
+        for history, _, _ in read_archive(path, archive_id):
+            challenge_id = history.terms.challenge_id
+            count += len(history.inputs)
+            if challenge_id not in expected:
+                message = f"{path} holds it, but it does not name this archive"
+                report.add(Finding(Fault.ARCHIVE, challenge_id, history.state.last_sequence, message))
+            expected.discard(challenge_id)
+            challenges -= 1
+            _compare_archived(session, report, history)
+    except LogFileError as error:
+        report.add(Finding(Fault.ARCHIVE, None, None, str(error)))
         return
-    for archive_id, file_name, sha256, note in found:
-        path = directory / file_name
+    report.archived_trades += count
+    for challenge_id in sorted(expected):
+        report.add(Finding(Fault.ARCHIVE, challenge_id, None, f"{path} does not hold it"))
+    if challenges or count != trades:
+        report.add(Finding(Fault.ARCHIVE, None, None, f"{path} does not hold as much as was recorded of it"))
+
+
+def _compare_archived(session: Session, report: Report, history: History) -> None:
+    """What is left of an archived challenge is what its archive leads to."""
+    challenge_id, state = history.terms.challenge_id, history.state
+    last = state.last_sequence
+    for stored in stored_challenges(session, [challenge_id]):
         try:
-            if digest_of(path) != sha256:
-                raise LogFileError(f"{path} is not the archive that was recorded: its SHA-256 differs")
-            if note is not None:
-                SignedNote.parse(note).verified_by(keys, verify_signature)
-            _verify_archive(session, report, path, archive_id)
-        except ValueError as error:
-            report.add(Finding(Fault.ARCHIVE, None, None, str(error)))
-
-
-def _verify_archive(session: Session, report: Report, path: Path, archive_id: str) -> None:
-    heads = {
-        challenge_id: (sequence, head)
-        for challenge_id, sequence, head in session.execute(archive_queries.ARCHIVED_HEADS, (archive_id,))
-    }
-    for history, _, _ in read_archive(path, archive_id):
-        challenge_id, state = history.terms.challenge_id, history.state
-        report.archived_trades += len(history.inputs)
-        if heads.pop(challenge_id, None) != (state.last_sequence, state.chain_head):
-            message = f"{path} holds another history than the one that was archived"
-            report.add(Finding(Fault.ARCHIVE, challenge_id, state.last_sequence, message))
-        for sequence, head in session.execute(queries.LEAVES_OF, (challenge_id,)):
-            if sequence >= len(history.links) or history.links[sequence] != head:
-                message = f"sealed, but it is another one in {path}"
-                report.add(Finding(Fault.SEAL, challenge_id, sequence, message))
-    for challenge_id, (sequence, _) in heads.items():
-        report.add(Finding(Fault.ARCHIVE, challenge_id, sequence, f"{path} does not hold it"))
+            row = None if stored.row is None else rows.challenge_from_row(stored.row[:-1])
+            events = tuple(rows.event_from_row(event[:-1]) for event in stored.events)
+        except (KeyError, ValueError, TypeError) as error:
+            report.add(Finding(Fault.UNREADABLE, challenge_id, last, f"what is left of it cannot be read: {error!r}"))
+            continue
+        if row != state:
+            report.add(Finding(Fault.STATE, challenge_id, last, "its row is not what its archive leads to"))
+        if events != history.events:
+            report.add(Finding(Fault.EVENT, challenge_id, last, "its events are not those of its archive"))
+    for sequence, head in session.execute(queries.LEAVES_OF, (challenge_id,)):
+        if sequence >= len(history.links) or history.links[sequence] != head:
+            report.add(Finding(Fault.SEAL, challenge_id, sequence, "sealed, but it is another one in its archive"))

@@ -124,7 +124,7 @@ async def test_verification_goes_on_with_and_without_the_archives(moved: Moved):
     assert "1 archives were not checked" in report.notes[0]
 
 
-@pytest.mark.parametrize("what", ["changed", "missing", "other head", "row"])
+@pytest.mark.parametrize("what", ["changed", "missing", "other head", "row", "equity", "event", "signature"])
 async def test_an_archive_that_is_not_the_recorded_one_is_found(moved: Moved, what: str):
     (name,) = moved.archive().archives
     path = moved.directory / name
@@ -136,6 +136,9 @@ async def test_an_archive_that_is_not_the_recorded_one_is_found(moved: Moved, wh
         statement = {
             "other head": "UPDATE challenges SET chain_head = sha256('') WHERE challenge_id = %s",
             "row": "UPDATE challenges SET archive_id = NULL WHERE challenge_id = %s",
+            "equity": "UPDATE challenges SET peak_equity = peak_equity + 1 WHERE challenge_id = %s",
+            "event": "UPDATE challenge_events SET equity = 1 WHERE new_status = 'FUNDED' AND challenge_id = %s",
+            "signature": "UPDATE archives SET trade_count = 4 WHERE %s::text IS NOT NULL",
         }[what]
         async with tampering(moved.engine.url) as connection:
             await connection.execute(statement, (moved.ended,))
@@ -143,6 +146,8 @@ async def test_an_archive_that_is_not_the_recorded_one_is_found(moved: Moved, wh
     assert not report.is_clean
     if what in ("changed", "missing"):
         assert {each.fault for each in report.findings} == {Fault.ARCHIVE}
+    elif what == "signature":
+        assert any("what was signed is not what is recorded" in each.message for each in report.findings)
     else:
         assert moved.ended in {each.challenge_id for each in report.findings}
 

@@ -115,6 +115,16 @@ TAMPERED: dict[str, tuple[list[str], set[tuple[str, int]]]] = {
     ),
     "a repeated balance": ([f"UPDATE trades SET initial_balance = initial_balance + 1 WHERE {ONE}"], {("active", 5)}),
     "a status": (["UPDATE trades SET status = 'ACTIVE', reason = NULL WHERE status = 'FAILED'"], {("failed", TRADES)}),
+    "a moment that never comes": ([f"UPDATE trades SET executed_at = 'infinity' WHERE {ONE}"], {("active", 5)}),
+    "an amount that is none": ([f"UPDATE trades SET realized_pnl = 'NaN' WHERE {ONE}"], {("active", 5)}),
+    "an event that never comes": (
+        ["UPDATE challenge_events SET recorded_at = 'infinity' WHERE new_status = 'FAILED'"],
+        {("failed", TRADES)},
+    ),
+    "a challenge that began long ago": (
+        ["UPDATE challenges SET created_at = '-infinity' WHERE challenge_id = :active"],
+        {("active", TRADES)},
+    ),
     "a link": ([f"UPDATE trades SET chain_hash = sha256('') WHERE {ONE}"], {("active", 5)}),
     "two trades at once": (
         [
@@ -227,6 +237,21 @@ TAMPERED: dict[str, tuple[list[str], set[tuple[str, int]]]] = {
             "DELETE FROM challenges WHERE challenge_id = :active",
         ],
         {("active", 4), ("active", 8), ("active", TRADES)},
+    ),
+    "trades deleted and said to be archived": (
+        [
+            "INSERT INTO archives VALUES (gen_random_uuid(), 'x', sha256(''), 1, 9, 'x', now())",
+            "UPDATE challenges SET archive_id = (SELECT archive_id FROM archives) WHERE challenge_id = :active",
+            "DELETE FROM trades WHERE challenge_id = :active",
+        ],
+        {("active", TRADES)},
+    ),
+    "trades said to be in an archive that is none": (
+        [
+            "UPDATE challenges SET archive_id = gen_random_uuid() WHERE challenge_id = :failed",
+            "DELETE FROM trades WHERE challenge_id = :failed",
+        ],
+        {("failed", TRADES)},
     ),
     "the tail cut consistently": (
         [

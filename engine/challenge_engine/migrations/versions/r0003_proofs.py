@@ -92,7 +92,7 @@ STATEMENTS = (
         sha256 {HASH.format("sha256")},
         challenge_count bigint NOT NULL,
         trade_count bigint NOT NULL,
-        note text,
+        note text NOT NULL,
         sealed_at timestamptz NOT NULL
     )
     """,
