@@ -115,6 +115,7 @@ FROM (VALUES
     (:'service', 'checkpoint_tiles', 'SELECT, INSERT'),
     (:'service', 'checkpoints', 'SELECT, INSERT'),
     (:'service', 'archives', 'SELECT'),
+    (:'service', 'imported_chunks', 'SELECT'),
     (:'relay', 'alembic_version', 'SELECT'),
     (:'relay', 'challenge_events', 'SELECT'),
     (:'relay', 'event_positions', 'SELECT'),

@@ -24,13 +24,21 @@ def verify_proof(proof: bytes, keys: Sequence[VerifierKey | str]) -> Proved:
 def parse_key(text: str) -> VerifierKey:
     """A public key given as its text, or as the name of a file that holds it; `ValueError` when it is neither."""
     path = Path(text)
-    if "+" not in text or path.is_file():
+    if "+" not in text or _is_file(path):
         try:
             with path.open("rb") as file:
                 text = file.read(MAX_KEY_BYTES).decode(errors="replace").strip()
         except OSError as error:
             raise ValueError(f"cannot read the key {path}: {error.strerror}") from None
     return VerifierKey.parse(text)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        # A key's text may be longer than the name of a file can be.
+        return False
 
 
 def _verify(public_key: bytes, signature: bytes, message: bytes) -> bool:

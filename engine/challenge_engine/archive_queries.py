@@ -34,6 +34,11 @@ RECORD_ARCHIVE = """
 """
 """Seals an archive: from here on the database knows its digest."""
 
+LOCK_ARCHIVED = """
+    SELECT FROM challenges WHERE challenge_id = ANY(%s::uuid[]) ORDER BY challenge_id FOR UPDATE
+"""
+"""Locks challenges in the order in which everybody does."""
+
 MARK_ARCHIVED = "UPDATE challenges SET archive_id = %s WHERE challenge_id = ANY(%s::uuid[]) AND archive_id IS NULL"
 """Notes where the trades of challenges are."""
 

@@ -10,9 +10,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256 as sha256_of
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psycopg
 from sqlalchemy.engine import URL
 
@@ -25,7 +27,7 @@ from challenge_engine.checkpoint_reading import CheckpointReader
 from challenge_engine.database import DatabaseError, brief
 from challenge_engine.export_queries import ROWS_OF_CHALLENGES
 from challenge_engine.keys import SealKey
-from challenge_engine.log_files import LogFileError, digest_of, line_of, read_lines, write_lines
+from challenge_engine.log_files import LogFileError, line_of, read_lines, sync_directory, write_lines
 from challenge_engine.proving import seal_of
 from challenge_engine.snapshots import Progress, Session, session, snapshot, stream
 from challenge_rules.challenge import ChallengeTerms, Trade
@@ -36,7 +38,7 @@ from challenge_rules.timestamps import from_iso
 
 ARCHIVE_FORMAT = "propfirm.challenge/archive/v1"
 CHALLENGES_PER_ARCHIVE = 1_000
-TRADES_PER_ARCHIVE = 500_000
+TRADES_PER_ARCHIVE = 100_000
 
 
 REFUSALS = (
@@ -84,6 +86,7 @@ def archive(
         ((total,),) = connection.execute(queries.COUNT_ENDED, (before,)).fetchall()
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        sync_directory(directory.absolute().parent)
     except OSError as error:
         raise LogFileError(f"cannot write to {directory}: {error.strerror}") from None
     while True:
@@ -98,9 +101,10 @@ def archive(
             archive_id = str(uuid.uuid4())
             path = directory / f"{archive_id}.jsonl.gz"
             digest, _ = write_lines(path, _lines(connection, archive_id, sound, seals))
+            left = digest_of_left(connection, sound)
         trades = _check_file(path, archive_id, sound)
         with session(url) as connection:
-            _remove(connection, _Sealed(archive_id, path.name, digest, sound, trades, keys))
+            _remove(connection, _Sealed(archive_id, path.name, digest, sorted(sound), trades, left, keys))
         archived.archives.append(path.name)
         archived.challenges += len(sound)
         archived.trades += trades
@@ -116,17 +120,38 @@ class _Sealed:
     sha256: str
     challenge_ids: list[str]
     trades: int
+    left: str
     keys: Sequence[SealKey]
 
     def note(self) -> str:
         """The signed note on the archive's digest."""
-        text = archive_text(self.archive_id, self.file_name, self.sha256, len(self.challenge_ids), self.trades)
+        counts = len(self.challenge_ids), self.trades
+        text = archive_text(self.archive_id, self.file_name, self.sha256, counts, self.left)
         return SignedNote(text, tuple(key.sign(text) for key in self.keys)).encode()
 
 
-def archive_text(archive_id: str, file_name: str, sha256: str, challenges: int, trades: int) -> str:
-    """What is signed of an archive."""
-    return f"{ARCHIVE_FORMAT}\n{archive_id}\n{file_name}\nsha256 {sha256}\n{challenges} challenges, {trades} trades\n"
+def archive_text(archive_id: str, file_name: str, sha256: str, counts: tuple[int, int], left: str) -> str:
+    """What is signed of an archive: its file, how many challenges and trades it holds, and what stays of them."""
+    challenges, trades = counts
+    return (
+        f"{ARCHIVE_FORMAT}\n{archive_id}\n{file_name}\nsha256 {sha256}\n{challenges} challenges, {trades} trades\n"
+        f"left {left}\n"
+    )
+
+
+def digest_of_left(connection: Session, challenge_ids: Sequence[str]) -> str:
+    """SHA-256 of the rows and events of archived challenges, so that nobody changes them, or adds others, unseen."""
+    digest = sha256_of()
+    for stored in stored_challenges(connection, sorted(challenge_ids), with_trades=False):
+        row = None if stored.row is None else stored.row[:-1]
+        digest.update(orjson.dumps([row, stored.events], default=_hexadecimal) + b"\n")
+    return digest.hexdigest()
+
+
+def _hexadecimal(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError
 
 
 def _become_archiver(connection: Session) -> None:
@@ -288,6 +313,7 @@ def _remove(connection: Session, sealed: _Sealed) -> None:
                 sealed.note(),
             ),
         )
+        connection.execute(queries.LOCK_ARCHIVED, (sealed.challenge_ids,))
         marked = connection.execute(queries.MARK_ARCHIVED, (sealed.archive_id, sealed.challenge_ids)).rowcount
         removed = connection.execute(queries.REMOVE_TRADES, (sealed.challenge_ids,)).rowcount
         if (marked, removed) != (len(sealed.challenge_ids), sealed.trades):
@@ -295,9 +321,3 @@ def _remove(connection: Session, sealed: _Sealed) -> None:
                 f"{marked} challenges and {removed} trades would have been removed instead of"
                 f" {len(sealed.challenge_ids)} and {sealed.trades}: nothing was"
             )
-
-
-def require_digest(path: Path, sha256: str) -> None:
-    """Raise `LogFileError` unless a file is the one that was recorded."""
-    if digest_of(path) != sha256:
-        raise LogFileError(f"{path} is not the archive that was recorded: its SHA-256 differs")

@@ -8,9 +8,11 @@ from challenge_engine.queries import micros
 
 def _finite(columns: str) -> str:
     """The same columns, but NULL for a moment or day at infinity, which nobody but a tamperer writes."""
-    columns = re.sub(
+    columns, found = re.subn(
         r"\(extract\(epoch FROM (\S+)\) \* 1000000\)::bigint", r"CASE WHEN isfinite(\1) THEN \g<0> END", columns
     )
+    if not found:
+        raise ValueError("there is no moment in these columns as queries.micros writes one")
     return re.sub(r"(c\.trading_day) - DATE '1970-01-01'", r"CASE WHEN isfinite(\1) THEN \g<0> END", columns)
 
 
@@ -41,7 +43,8 @@ PROVED = "SELECT last_sequence, archive_id::text FROM challenges WHERE challenge
 """How far a challenge has come, and where its trades are."""
 
 INPUTS = f"""
-    SELECT t.trade_id, t.realized_pnl::text, {micros("t.executed_at")}, t.symbol, {micros("t.recorded_at")}
+    SELECT t.trade_id, t.realized_pnl::text, {_finite(micros("t.executed_at"))}, t.symbol,
+        {_finite(micros("t.recorded_at"))}
     FROM trades t WHERE t.challenge_id = %s::uuid AND t.sequence BETWEEN 1 AND %s ORDER BY t.sequence
 """
 """What cannot be derived of a challenge's trades."""
@@ -55,7 +58,10 @@ UNSEALED = """
     SELECT c.challenge_id::text, c.last_sequence FROM challenges c
     WHERE NOT EXISTS (
         SELECT FROM checkpoint_leaves l WHERE (l.challenge_id, l.sequence) = (c.challenge_id, c.last_sequence)
-    ) AND c.challenge_id NOT IN (SELECT unnest(challenge_ids) FROM seal_outbox)
+    ) AND NOT EXISTS (
+        SELECT FROM seal_outbox o CROSS JOIN unnest(o.challenge_ids) AS w(challenge_id)
+        WHERE w.challenge_id = c.challenge_id
+    )
     ORDER BY c.challenge_id
 """
 """Chains that are neither sealed as they stand nor wait for it."""
@@ -102,8 +108,35 @@ LEAVES_OF = "SELECT sequence, chain_head FROM checkpoint_leaves WHERE challenge_
 ALL_TILES = "SELECT level, tile_index, hash FROM checkpoint_tiles ORDER BY level, tile_index"
 """Every stored subtree."""
 
-ALL_CHECKPOINTS = "SELECT tree_size, note FROM checkpoints ORDER BY tree_size"
+ALL_CHECKPOINTS = f"SELECT tree_size, note, {_finite(micros('sealed_at'))} FROM checkpoints ORDER BY tree_size"
 """Every signed checkpoint."""
+
+LARGEST_CHECKPOINT = "SELECT coalesce(max(tree_size), 0) FROM checkpoints"
+"""How many leaves are signed."""
+
+CHECKPOINT_OF = "SELECT note FROM checkpoints WHERE tree_size = %s"
+"""The checkpoint of so many leaves."""
+
+RESTING_TRIGGERS = """
+    SELECT expected.name, expected.trigger FROM (VALUES {triggers}) AS expected(name, trigger)
+    WHERE NOT EXISTS (
+        SELECT FROM pg_trigger t
+        WHERE t.tgrelid = to_regclass(expected.name) AND t.tgname = expected.trigger AND t.tgenabled = 'A'
+    ) ORDER BY 1, 2
+"""
+"""Triggers that should keep history as it is, and are not in force."""
+
+EVENT_LOG_ROWS = "SELECT count(*) FROM event_log"
+"""The log has one identity."""
+
+STRAY_WAITING = """
+    SELECT o.challenge_id::text, o.challenge_sequence FROM event_outbox o
+    WHERE NOT EXISTS (
+        SELECT FROM challenge_events e
+        WHERE (e.challenge_id, e.challenge_sequence) = (o.challenge_id, o.challenge_sequence)
+    ) ORDER BY 1, 2
+"""
+"""Places in the outbox of events that are not there."""
 
 LOG_GAPS = """
     SELECT position, previous FROM (

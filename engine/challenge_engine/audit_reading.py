@@ -13,10 +13,13 @@ from challenge_engine.snapshots import Session, stream
 CHALLENGE_ID = itemgetter(0)
 
 
-def stored_challenges(session: Session, challenge_ids: Sequence[str] | None = None) -> Iterator[StoredChallenge]:
+def stored_challenges(
+    session: Session, challenge_ids: Sequence[str] | None = None, *, with_trades: bool = True
+) -> Iterator[StoredChallenge]:
     """Every challenge that any row names, or some, in the order of their ids.
 
-    `trades` of each is read as it is asked for, so one is to be done with before the next is taken.
+    `trades` of each is read as it is asked for, so one is to be done with before the next is taken; without them there
+    are none.
     """
     where = "" if challenge_ids is None else queries.SOME
     parameters = None if challenge_ids is None else {"challenge_ids": list(challenge_ids)}
@@ -26,7 +29,7 @@ def stored_challenges(session: Session, challenge_ids: Sequence[str] | None = No
 
     challenges = groups("audited_challenges", queries.CHALLENGES)
     events = groups("audited_events", queries.EVENTS)
-    trades = groups("audited_trades", queries.TRADES)
+    trades = groups("audited_trades", queries.TRADES) if with_trades else _Groups(iter(()))
     tables = (challenges, events, trades)
     while ids := [table.challenge_id for table in tables if table.challenge_id is not None]:
         challenge_id = min(ids)

@@ -6,6 +6,7 @@ time. Both run over the same rows here, and both go on from what is stored after
 one finding and the next one is found as well.
 """
 
+import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -54,6 +55,10 @@ class Fault(StrEnum):
     """An archive is missing, or not the one that was recorded."""
     LOG = "LOG"
     """The log of events has a gap, or an event has no place in it."""
+
+
+MAX_NAMED = 100
+"""Of a gap so many missing trades are named one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +110,15 @@ class Auditor:
         self._engines: dict[int, ChallengeEngine] = {}
 
     def audit(self, stored: StoredChallenge) -> Audited:
-        """Everything that is wrong with one challenge, by its own rows alone."""
-        return _Audit(stored, self._engine).run()
+        """Everything that is wrong with one challenge, by its own rows alone.
+
+        Rows that were tampered with may hold anything; whatever they make this stumble over is a finding as well.
+        """
+        audit = _Audit(stored, self._engine)
+        try:
+            return audit.run()
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+            return audit.stumble(error)
 
     def _engine(self, rules_version: int) -> ChallengeEngine:
         engine = self._engines.get(rules_version)
@@ -121,6 +133,14 @@ class _Audit:
         self._engine_of = engine
         self._audited = Audited(stored.challenge_id, [])
         self._caused: dict[int, list[ChallengeEvent]] = defaultdict(list)
+        self._texts: dict[int, tuple[str, str | None]] = {}
+        self._at = 0
+
+    def stumble(self, error: Exception) -> Audited:
+        """The audit as far as it came, with a row that is like none that any release has written."""
+        self._find(Fault.UNREADABLE, self._at, f"a row cannot be decided on: {type(error).__name__}: {error}")
+        self._audited.state = None
+        return self._audited
 
     def run(self) -> Audited:
         created = self._read_events()
@@ -138,6 +158,8 @@ class _Audit:
             self._find(Fault.MISSING, 0, "there is no CHALLENGE_CREATED event")
         else:
             stored_event, stored_link = created
+            if not rows.is_as_stored(event, self._texts[1]):
+                self._find(Fault.EVENT, 0, "CHALLENGE_CREATED has other JSON than it was stored with")
             if stored_event != event:
                 self._find(Fault.EVENT, 0, f"CHALLENGE_CREATED differs in {_differing(stored_event, event)}")
             if stored_link != state.chain_head:
@@ -158,7 +180,10 @@ class _Audit:
         created = None
         for *row, link in self._stored.events:
             self._audited.event_count += 1
+            self._texts[row[1]] = row[9], row[10]
             try:
+                if link is not None and row[2] != EventType.CHALLENGE_CREATED:
+                    raise ValueError("it has a link of its own")
                 event = rows.event_from_row(row)
                 if event.occurred_at is None or event.recorded_at is None:
                     raise ValueError("a moment that is not finite")
@@ -199,18 +224,20 @@ class _Audit:
     def _replay(self, engine: ChallengeEngine, state: ChallengeState) -> ChallengeState:
         for *row, initial_balance in self._stored.trades:
             self._audited.trade_count += 1
-            sequence = row[1]
+            sequence = self._at = row[1]
             gap = sequence > state.last_sequence + 1
-            for missing in range(state.last_sequence + 1, sequence):
-                self._find(Fault.MISSING, missing, f"trade {missing} is missing")
-                state = self._count_events_of(missing, state)
+            if gap:
+                self._find_missing(state.last_sequence + 1, sequence - 1)
+                for missing in sorted(number for number in self._caused if state.last_sequence < number < sequence):
+                    state = self._count_events_of(missing, state)
             try:
                 trade, stored, link = _trade_from_row(row)
+                is_balance = _exact(initial_balance) == state.terms.initial_balance
             except (KeyError, ValueError, TypeError) as error:
                 self._find(Fault.UNREADABLE, sequence, f"trade {sequence} cannot be read: {error!r}")
                 state = replace(state, last_sequence=sequence)
                 continue
-            if rows.units(initial_balance) != state.terms.initial_balance:
+            if not is_balance:
                 self._find(Fault.DECISION, sequence, "its initial_balance is not the challenge's")
             if gap:
                 # Nothing tells what it was decided on; the next is decided on what it left.
@@ -230,7 +257,12 @@ class _Audit:
             self._find(Fault.DECISION, sequence, f"the rules refuse it: {error.reason}, {error}")
             return self._as_stored(state, trade, stored, link)
         caused = self._caused.pop(sequence, [])
-        if outcome.state.chain_head == link and _same(outcome.decision, stored) and tuple(caused) == outcome.events:
+        if (
+            outcome.state.chain_head == link
+            and _same(outcome.decision, stored)
+            and tuple(caused) == outcome.events
+            and all(rows.is_as_stored(event, self._texts[event.challenge_sequence]) for event in outcome.events)
+        ):
             return outcome.state
         found = len(self._audited.findings)
         if not _same(outcome.decision, stored):
@@ -308,6 +340,9 @@ class _Audit:
             elif found != event:
                 names = _differing(found, event)
                 self._find(Fault.EVENT, sequence, f"event {event.challenge_sequence} differs in {names}")
+            elif not rows.is_as_stored(event, self._texts[event.challenge_sequence]):
+                message = f"event {event.challenge_sequence} has other JSON than it was stored with"
+                self._find(Fault.EVENT, sequence, message)
         for number in by_number:
             self._find(Fault.UNEXPECTED, sequence, f"event {number} was not caused by this trade")
 
@@ -327,12 +362,18 @@ class _Audit:
         except (KeyError, ValueError, TypeError) as error:
             self._find(Fault.UNREADABLE, state.last_sequence, f"its row in challenges cannot be read: {error!r}")
             return
-        for missing in range(state.last_sequence + 1, min(stored.last_sequence, state.last_sequence + 100) + 1):
-            self._find(Fault.MISSING, missing, f"trade {missing} is missing")
+        self._find_missing(state.last_sequence + 1, stored.last_sequence)
         if stored != state and stored.last_sequence <= state.last_sequence:
             self._find(
                 Fault.STATE, state.last_sequence, f"its row in challenges differs in {_differing(stored, state)}"
             )
+
+    def _find_missing(self, first: int, last: int) -> None:
+        """Name the trades that are missing one by one, but of very many only the first ones and the range."""
+        for missing in range(first, min(last, first + MAX_NAMED - 1) + 1):
+            self._find(Fault.MISSING, missing, f"trade {missing} is missing")
+        if last >= first + MAX_NAMED:
+            self._find(Fault.MISSING, last, f"trades {first + MAX_NAMED} to {last} are missing")
 
     def _find(self, fault: Fault, sequence: int | None, message: str) -> None:
         self._audited.findings.append(Finding(fault, self._stored.challenge_id, sequence, message))
@@ -364,6 +405,13 @@ def _differing(one: Any, other: Any) -> str:
     return ", ".join(names)
 
 
+def _exact(text: str) -> int:
+    """Units of an amount with its eight decimals, as a column of numeric(24, 8) shows it and no other does."""
+    if text[-9:-8] != ".":
+        raise ValueError(f"{text} has not eight decimals")
+    return rows.units(text)
+
+
 def _trade_from_row(row: rows.Row) -> tuple[Trade, Decision, bytes]:
     """A trade and its decision as stored, without the evidence, which nothing is compared with."""
     (
@@ -380,11 +428,11 @@ def _trade_from_row(row: rows.Row) -> tuple[Trade, Decision, bytes]:
         previous_status=rows.status(previous_status),
         status=rows.status(status),
         reason=rows.rule(reason),
-        equity=rows.units(equity),
-        peak_equity=rows.units(peak_equity),
-        daily_start_equity=rows.units(daily_start_equity),
+        equity=_exact(equity),
+        peak_equity=_exact(peak_equity),
+        daily_start_equity=_exact(daily_start_equity),
         evaluations=(),
         executed_at=executed_at,
         recorded_at=recorded_at,
     )
-    return Trade(trade_id, rows.units(realized_pnl), executed_at, symbol), decision, link
+    return Trade(trade_id, _exact(realized_pnl), executed_at, symbol), decision, link

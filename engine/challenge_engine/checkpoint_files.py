@@ -47,7 +47,10 @@ def parse_leaf(line: str) -> tuple[int, Leaf]:
     match = _LEAF.fullmatch(line)
     if match is None:
         raise ValueError("a leaf must be: index challenge_id sequence chain_head")
-    return int(match[1]), (match[2], int(match[3]), bytes.fromhex(match[4]))
+    index, sequence = int(match[1]), int(match[3])
+    if index >= 2**63 or sequence >= 2**63:
+        raise ValueError("a leaf has an index and a sequence below 2**63")
+    return index, (match[2], sequence, bytes.fromhex(match[4]))
 
 
 class CheckpointDirectory:
@@ -79,6 +82,13 @@ class CheckpointDirectory:
         names = sorted(path for path in self.path.iterdir() if NOTE_NAME.fullmatch(path.name))
         return [ExportedCheckpoint(str(path), _read(path)) for path in names]
 
+    def newest_note(self) -> ExportedCheckpoint | None:
+        """The checkpoint of the largest tree; None when there is none."""
+        names = (
+            [each.name for each in self.path.iterdir() if NOTE_NAME.fullmatch(each.name)] if self.path.is_dir() else []
+        )
+        return ExportedCheckpoint(str(self.path / max(names)), _read(self.path / max(names))) if names else None
+
     def leaves(self) -> Iterator[tuple[int, Leaf]]:
         """Every exported leaf in order, each once; ends at the first gap."""
         end = 0
@@ -86,7 +96,11 @@ class CheckpointDirectory:
             if start > end:
                 return
             path = self.path / f"{start:020d}-{stop:020d}.leaves"
-            for index, leaf in _parse_lines(str(path), _read(path).splitlines()):
+            try:
+                lines = _read(path).splitlines()
+            except OSError as error:
+                raise CheckpointFileError(f"cannot read {path}: {error.strerror}") from None
+            for index, leaf in _parse_lines(str(path), lines):
                 if index >= end:
                     yield index, leaf
             end = max(end, stop)

@@ -11,10 +11,11 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from challenge_engine import sealing_queries as queries
-from challenge_engine.checkpoint_files import CheckpointDirectory, CheckpointFileError
+from challenge_engine.checkpoint_files import CheckpointDirectory, CheckpointFileError, ExportedCheckpoint
 from challenge_engine.snapshots import Session, snapshot
 from challenge_rules.chain import encode_leaf
-from challenge_rules.merkle import TILE_LEVELS, CompactRange, leaf_hash
+from challenge_rules.merkle import TILE_LEVELS, CompactRange, consistency_proof, leaf_hash, tree_root
+from challenge_rules.notes import Checkpoint, SignedNote
 
 LEAVES_AT_A_TIME = 5_000
 
@@ -40,12 +41,17 @@ class CheckpointReader:
     def __init__(self, session: Session) -> None:
         self._session = session
 
+    def newest_if_any(self) -> StoredCheckpoint | None:
+        """The newest checkpoint; None when nothing has been sealed."""
+        row = self._session.execute(queries.NEWEST_CHECKPOINT).fetchone()
+        return None if row is None else StoredCheckpoint(*row)
+
     def newest(self) -> StoredCheckpoint:
         """The newest checkpoint; `CheckpointFileError` when nothing has been sealed."""
-        row = self._session.execute(queries.NEWEST_CHECKPOINT).fetchone()
-        if row is None:
+        newest = self.newest_if_any()
+        if newest is None:
             raise CheckpointFileError("nothing has been sealed in this database: serve it with a key")
-        return StoredCheckpoint(*row)
+        return newest
 
     def first_with(self, leaf_index: int) -> StoredCheckpoint:
         """The checkpoint that sealed a leaf."""
@@ -81,9 +87,12 @@ class CheckpointReader:
         return subtree.root()
 
     def export_to(self, path: Path, checkpoint: StoredCheckpoint) -> None:
-        """Bring a directory of checkpoints up to this one."""
+        """Bring a directory of checkpoints up to this one; `CheckpointFileError` when it is not of the same tree."""
         directory = CheckpointDirectory(path)
         try:
+            newest = directory.newest_note()
+            if newest is not None:
+                self._require_same_tree(newest, checkpoint.tree_size)
             start = directory.exported_size()
             while start < checkpoint.tree_size:
                 end = min(start + LEAVES_AT_A_TIME, checkpoint.tree_size)
@@ -92,3 +101,21 @@ class CheckpointReader:
             directory.write_note(checkpoint.tree_size, checkpoint.note)
         except OSError as error:
             raise CheckpointFileError(f"cannot write to {path}: {error.strerror}") from None
+
+    def _require_same_tree(self, exported: ExportedCheckpoint, size: int) -> None:
+        """Raise unless what was exported before is the beginning of the tree as it is now."""
+        try:
+            before = Checkpoint.parse_body(SignedNote.parse(exported.note).text)
+        except ValueError as error:
+            raise CheckpointFileError(f"{exported.source}: {error}") from None
+        if before.tree_size > size or tree_root(before.tree_size, self.complete) != before.root:
+            raise CheckpointFileError(
+                f"{exported.source} is of another history than this database has now: it was restored, replaced or"
+                " tampered with. Keep that directory as it is, see what verify --checkpoint says, and choose another"
+            )
+
+    def consistency(self, exported: ExportedCheckpoint, checkpoint: StoredCheckpoint) -> list[bytes]:
+        """RFC 6962's proof that the tree of an older checkpoint is the beginning of a newer one's."""
+        self._require_same_tree(exported, checkpoint.tree_size)
+        before = Checkpoint.parse_body(SignedNote.parse(exported.note).text)
+        return consistency_proof(before.tree_size, checkpoint.tree_size, self.complete)

@@ -274,6 +274,17 @@ def check_usable(url: URL, missing_privileges: str | None = None) -> None:
         engine.dispose()
 
 
+def require_finished_import(url: URL) -> None:
+    """Raise `DatabaseError` for a database that an import has not stored the whole of a log in."""
+    engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+    try:
+        with engine.connect() as connection:
+            if connection.exec_driver_sql(queries.IMPORT_IS_UNFINISHED).scalar_one():
+                raise DatabaseError("an import into this database is not finished: run challenge-engine import again")
+    finally:
+        engine.dispose()
+
+
 def usable_connections(url: URL) -> int:
     """How many connections the server allows to ordinary roles together."""
     engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})

@@ -55,6 +55,9 @@ INSERT = """
 """
 """Stores rows as they were exported."""
 
+INSERT_ONCE = f"{INSERT} ON CONFLICT DO NOTHING"
+"""The same for rows that an export may hold twice."""
+
 COLUMNS = """
     SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
     WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''

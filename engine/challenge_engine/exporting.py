@@ -14,6 +14,7 @@ from challenge_engine import audit_queries
 from challenge_engine import export_queries as queries
 from challenge_engine.database import NEWEST_REVISION, DatabaseError
 from challenge_engine.log_files import Chunk, LogFileError, Manifest, digest_of, line_of, read_lines, write_lines
+from challenge_engine.rebuild_queries import SERVERS
 from challenge_engine.rows import bytea
 from challenge_engine.snapshots import Progress, Session, session, snapshot, stream
 from challenge_rules.chain import encode_leaf
@@ -58,6 +59,8 @@ def export_log(url: URL, directory: Path, *, progress: Progress) -> Exported:
             manifest.write(directory)
         elif manifest.is_complete:
             raise LogFileError(f"{directory} holds a complete export already; choose another directory")
+        elif manifest.revision != NEWEST_REVISION:
+            raise LogFileError(f"{directory} holds an export of schema revision {manifest.revision}")
         elif manifest.log_id != log_id:
             raise LogFileError(f"{directory} holds an export of another log, {manifest.log_id}")
         resumed = len(manifest.chunks)
@@ -108,9 +111,10 @@ class _Export:
     def _write_table(self, name: str) -> None:
         table, query = queries.ROWS_OF_TREE[name]
         if name == "archives":
-            if self._last(name) is None:
-                rows = (line_of(table, row) for (row,) in self._connection.execute(query).fetchall())
-                self._add(name, rows, "all")
+            # All of them, also when an export is gone on with: a challenge that follows may have been archived since.
+            rows = [line_of(table, row) for (row,) in self._connection.execute(query)]
+            if rows:
+                self._add(name, iter(rows), "all")
             return
         key = {"positions": "position", "leaves": "leaf_index", "checkpoints": "tree_size"}[name]
         while True:
@@ -157,6 +161,9 @@ def import_log(url: URL, directory: Path, *, progress: Progress) -> Exported:
         ((is_empty,),) = connection.execute(queries.IS_EMPTY).fetchall()
         if strange or (not is_empty and not imported):
             raise DatabaseError("an import needs an empty database: make a new one and migrate it")
+        ((servers,),) = connection.execute(SERVERS).fetchall()
+        if servers:
+            raise DatabaseError(f"{servers} sessions of the service use this database: stop every server first")
         total = sum(chunk.rows for chunk in manifest.chunks)
         done = 0
         for chunk in manifest.chunks:
@@ -199,7 +206,8 @@ def _insert(connection: Session, table: str, rows: list[Any]) -> None:
     if table not in TABLES:
         raise LogFileError(f"an export has no rows of {table[:100]!r}")
     ((columns,),) = connection.execute(queries.COLUMNS, (table,)).fetchall()
-    connection.execute(queries.INSERT.format(table=table, columns=columns), (orjson.dumps(rows).decode(),))
+    query = queries.INSERT_ONCE if table == "archives" else queries.INSERT
+    connection.execute(query.format(table=table, columns=columns), (orjson.dumps(rows).decode(),))
 
 
 def _finish(connection: Session) -> None:

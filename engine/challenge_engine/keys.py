@@ -42,6 +42,10 @@ def make_key(path: Path) -> SealKey:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     key = SealKey(_public(private), private)
+    if not path.name or path.is_dir():
+        raise KeyFileError(f"cannot write the key {str(path)!r}: it must be the name of a new file")
+    if public_path(path).exists():
+        raise KeyFileError(f"{public_path(path)} is there already; a key is never overwritten")
     try:
         # Whole or not at all, also when two processes make one at the same moment: the name appears with its content.
         beside = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -58,8 +62,15 @@ def make_key(path: Path) -> SealKey:
         raise KeyFileError(f"{path} is there already; a key is never overwritten") from None
     except OSError as error:
         raise KeyFileError(f"cannot write the key {path}: {error.strerror}") from None
-    public_path(path).write_text(f"{key.public}\n")
+    _write_public(path, key)
     return key
+
+
+def _write_public(path: Path, key: SealKey) -> None:
+    try:
+        public_path(path).write_text(f"{key.public}\n")
+    except OSError as error:
+        raise KeyFileError(f"cannot write {public_path(path)}: {error.strerror}") from None
 
 
 def load_key(path: Path) -> SealKey:
@@ -82,7 +93,11 @@ def load_or_make_key(path: Path) -> SealKey:
         except KeyFileError:
             if not path.exists():
                 raise
-    return load_key(path)
+    key = load_key(path)
+    if not public_path(path).exists():
+        # A process that made the key was interrupted.
+        _write_public(path, key)
+    return key
 
 
 def public_path(path: Path) -> Path:
@@ -93,12 +108,17 @@ def public_path(path: Path) -> Path:
 def parse_public_key(text: str) -> VerifierKey:
     """A public key given as its text, or as the name of a file that holds it."""
     content = text
-    if "+" not in text or Path(text).is_file():
-        content = _content(Path(text)).decode(errors="replace")
+    try:
+        if "+" not in text or Path(text).is_file():
+            content = _content(Path(text)).decode(errors="replace")
+    except OSError:
+        pass
+    except ValueError as error:
+        raise KeyFileError(f"{text!r} is no public key: {error}") from None
     try:
         return VerifierKey.parse(content.strip())
     except ValueError as error:
-        raise KeyFileError(f"{text} is no public key: {error}") from None
+        raise KeyFileError(f"{text[:200]} is no public key: {error}") from None
 
 
 def verify_signature(public_key: bytes, signature: bytes, message: bytes) -> bool:

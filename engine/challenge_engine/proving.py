@@ -1,7 +1,8 @@
 """Writes the proof of a challenge: its whole history up to where it is sealed, and the seal."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from sqlalchemy.engine import URL
 
@@ -10,9 +11,11 @@ from challenge_engine import rows
 from challenge_engine.checkpoint_reading import CheckpointReader
 from challenge_engine.database import DatabaseError
 from challenge_engine.snapshots import Session, snapshot
+from challenge_rules.chain import encode_leaf
 from challenge_rules.challenge import ChallengeTerms, Trade
-from challenge_rules.merkle import inclusion_proof
-from challenge_rules.proof import History, ProofError, RecordedInput, Seal, decide_history
+from challenge_rules.merkle import inclusion_proof, leaf_hash, root_from_inclusion
+from challenge_rules.notes import Checkpoint, SignedNote, VerifierKey
+from challenge_rules.proof import History, RecordedInput, Seal, decide_history
 
 SEAL_PATIENCE_S = 3.0
 """What was just committed is sealed within a second by a service that runs."""
@@ -28,11 +31,18 @@ Archives = Callable[[str, str], tuple[History, Seal]]
 
 
 def prove(
-    url: URL, challenge_id: str, *, archives: Archives | None = None, patience_s: float = SEAL_PATIENCE_S
+    url: URL,
+    challenge_id: str,
+    *,
+    archives: Archives | None = None,
+    keys: Sequence[VerifierKey] = (),
+    patience_s: float = SEAL_PATIENCE_S,
 ) -> tuple[History, Seal, int]:
     """The sealed history of a challenge, its seal, and how many trades it has in all, some of which may not be sealed.
 
-    Waits a little for the seal of what was just committed. Raises `CannotProveError`.
+    Waits a little for the seal of what was just committed. Of a checkpoint that several keys signed, only the
+    signatures of `keys` are given, if there are any, because whoever checks a proof has to know every one. Raises
+    `CannotProveError`.
     """
     deadline = time.monotonic() + patience_s
     while True:
@@ -55,8 +65,9 @@ def prove(
                             f"the trades of challenge {challenge_id} are in archive {archive_id}: give --archive DIR"
                         )
                     history, seal = archives(archive_id, challenge_id)
-                    return require_sealed(history, leaf[2]), seal, last_sequence
-                return _history(session, challenge_id, leaf), seal_of(reader, leaf[0]), last_sequence
+                else:
+                    history, seal = _history(session, challenge_id, leaf), seal_of(reader, leaf[0])
+                return _require_sealed(history, seal, leaf[2]), _signed_by(seal, keys), last_sequence
         time.sleep(POLL_INTERVAL_S)
 
 
@@ -67,23 +78,41 @@ def seal_of(reader: CheckpointReader, leaf_index: int) -> Seal:
     return Seal(leaf_index, tuple(path), checkpoint.note)
 
 
-def require_sealed(history: History, chain_head: bytes) -> History:
-    """The history, if it leads to the head that was sealed; `CannotProveError` otherwise."""
-    if history.state.chain_head != chain_head:
+def _require_sealed(history: History, seal: Seal, chain_head: bytes) -> History:
+    """The history, if it leads to the head that was sealed and its seal to the signed root."""
+    state = history.state
+    hashed = leaf_hash(encode_leaf(state.terms.challenge_id, state.last_sequence, chain_head))
+    try:
+        checkpoint = Checkpoint.parse_body(SignedNote.parse(seal.note).text)
+        root = root_from_inclusion(hashed, seal.leaf_index, checkpoint.tree_size, seal.inclusion_proof)
+        is_sealed = root == checkpoint.root and state.chain_head == chain_head
+    except ValueError:
+        is_sealed = False
+    if not is_sealed:
         raise CannotProveError(
-            f"the stored history of challenge {history.terms.challenge_id} does not lead to what was sealed of it:"
+            f"the stored history of challenge {state.terms.challenge_id} does not lead to what was sealed of it:"
             " run challenge-engine verify"
         )
     return history
 
 
+def _signed_by(seal: Seal, keys: Sequence[VerifierKey]) -> Seal:
+    """The seal with the signatures of these keys alone; with all of them if there are no keys."""
+    if not keys:
+        return seal
+    note = SignedNote.parse(seal.note)
+    known = {(key.name, key.key_hash) for key in keys}
+    chosen = tuple(each for each in note.signatures if (each.name, each.key_hash) in known)
+    if not chosen:
+        raise CannotProveError("the checkpoint of this challenge has no signature of a given key")
+    return replace(seal, note=SignedNote(note.text, chosen).encode())
+
+
 def _history(session: Session, challenge_id: str, leaf: tuple[int, int, bytes]) -> History:
-    _, sequence, chain_head = leaf
     try:
-        history = decide_history(_terms(session, challenge_id), _inputs(session, challenge_id, sequence))
-    except ProofError as error:
+        return decide_history(_terms(session, challenge_id), _inputs(session, challenge_id, leaf[1]))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CannotProveError(f"challenge {challenge_id}: {error}; run challenge-engine verify") from None
-    return require_sealed(history, chain_head)
 
 
 def _terms(session: Session, challenge_id: str) -> ChallengeTerms:

@@ -345,7 +345,8 @@ MISSING_PRIVILEGES = """
         ('seal_outbox', 'SELECT', NULL), ('seal_outbox', 'INSERT', NULL), ('seal_outbox', 'DELETE', NULL),
         ('checkpoint_leaves', 'SELECT', NULL), ('checkpoint_leaves', 'INSERT', NULL),
         ('checkpoint_tiles', 'SELECT', NULL), ('checkpoint_tiles', 'INSERT', NULL),
-        ('checkpoints', 'SELECT', NULL), ('checkpoints', 'INSERT', NULL), ('archives', 'SELECT', NULL)
+        ('checkpoints', 'SELECT', NULL), ('checkpoints', 'INSERT', NULL), ('archives', 'SELECT', NULL),
+        ('imported_chunks', 'SELECT', NULL)
     ) AS needed(name, privilege, columns) CROSS JOIN LATERAL (
         SELECT string_agg(c, ', ') AS columns FROM unnest(needed.columns) AS c
         WHERE NOT has_column_privilege(name, c, privilege)
@@ -368,6 +369,11 @@ ROLE_THAT_CAN_REWRITE = """
 
 Then no trigger keeps it from changing history.
 """
+
+IMPORT_IS_UNFINISHED = """
+    SELECT EXISTS (SELECT FROM imported_chunks) AND NOT EXISTS (SELECT FROM imported_chunks WHERE chunk = 'finish')
+"""
+"""Whether an import has stored some of an exported log, and not all of it."""
 
 # Whether the schema has ever been made, and its revision. Alembic writes the table.
 HAS_REVISION = "SELECT to_regclass('alembic_version') IS NOT NULL"

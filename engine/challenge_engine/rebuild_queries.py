@@ -32,12 +32,14 @@ DIFFERING = """
 """
 """Rows that differ, compared as they are stored: by their bits, not by what they are equal to."""
 
+TRIGGERS = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'challenges'::regclass AND tgenabled = 'A'"
+"""The triggers of the table that are in force."""
+
+LET_REST = "ALTER TABLE challenges DISABLE TRIGGER {name}"
+PUT_IN_FORCE = "ALTER TABLE challenges ENABLE ALWAYS TRIGGER {name}"
+"""They rest while rows are put right, which the owner of the table alone can have them do."""
+
 SWAP = (
-    "ALTER TABLE challenges DISABLE TRIGGER USER",
-    """
-    DELETE FROM challenges c WHERE archive_id IS NULL
-        AND NOT EXISTS (SELECT FROM rebuilt r WHERE r.challenge_id = c.challenge_id)
-    """,
     """
     UPDATE challenges c SET
         status = r.status, status_reason = r.status_reason, initial_balance = r.initial_balance,
@@ -59,12 +61,5 @@ SWAP = (
         last_sequence, event_count, created_at, activated_at, closed_at, last_executed_at, chain_head
     FROM rebuilt r WHERE NOT EXISTS (SELECT FROM challenges c WHERE c.challenge_id = r.challenge_id)
     """,
-    """
-    DO $$ DECLARE t record; BEGIN
-        FOR t IN SELECT tgname FROM pg_trigger WHERE tgrelid = 'challenges'::regclass AND tgenabled = 'D' LOOP
-            EXECUTE format('ALTER TABLE challenges ENABLE ALWAYS TRIGGER %I', t.tgname);
-        END LOOP;
-    END $$
-    """,
 )
-"""Puts right what differs: the owner of the table alone can, because its triggers have to rest meanwhile."""
+"""Puts right what differs. Nothing is deleted: a row too many is a fault, and then nothing is swapped in."""

@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 from challenge_engine import audit_queries, rows
 from challenge_engine import rebuild_queries as queries
 from challenge_engine.audit_reading import stored_challenges
-from challenge_engine.auditing import Auditor, Finding
+from challenge_engine.auditing import Auditor, Fault, Finding
 from challenge_engine.database import DatabaseError
 from challenge_engine.snapshots import Progress, Session, session
 from challenge_rules import ChallengeState
@@ -79,8 +79,13 @@ def rebuild(url: URL, *, swap: bool, progress: Progress) -> Rebuilt:
                     f"{len(rebuilt.faults)} trades or events have faults themselves, so that no state can be made of"
                     " them: run challenge-engine verify"
                 )
+            triggers = [name for (name,) in connection.execute(queries.TRIGGERS)]
+            for name in triggers:
+                connection.execute(queries.LET_REST.format(name=name))
             for statement in queries.SWAP:
                 connection.execute(statement)
+            for name in triggers:
+                connection.execute(queries.PUT_IN_FORCE.format(name=name))
             connection.execute("COMMIT")
             rebuilt.is_swapped = True
         else:
@@ -108,8 +113,9 @@ def _states(connection: Session, rebuilt: Rebuilt, progress: Progress, total: in
         if stored.archive_id is not None:
             rebuilt.archived += 1
             continue
-        if not stored.events:
-            # A row that no event accounts for: the comparison names it.
+        if not stored.events and stored.row is not None:
+            # Nothing accounts for this row; it may be what is left of a challenge whose events are gone.
+            rebuilt.faults.append(Finding(Fault.MISSING, stored.challenge_id, 0, "there is no CHALLENGE_CREATED event"))
             continue
         stored.compares_row = False
         audited = auditor.audit(stored)

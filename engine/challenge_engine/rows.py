@@ -185,6 +185,24 @@ def event_from_row(row: Row) -> ChallengeEvent:
     )
 
 
+def is_as_stored(event: ChallengeEvent, texts: tuple[str, str | None]) -> bool:
+    """Whether the evidence and terms in an event's row are, but for white space and order, what it is stored with."""
+    evaluations, terms = texts
+    made = [_evaluation_to_json(evaluation) for evaluation in event.evaluations]
+    return _sorted(orjson.loads(evaluations)) == _sorted(made) and (
+        (terms is None and event.terms is None)
+        or (
+            terms is not None
+            and event.terms is not None
+            and _sorted(orjson.loads(terms)) == _sorted(_terms_to_json(event.terms))
+        )
+    )
+
+
+def _sorted(value: object) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
 def challenge_to_json(created: ChallengeState) -> str:
     """The parameter of `queries.INSERT_CHALLENGE`, from the state of a new challenge."""
     terms = created.terms
@@ -321,6 +339,13 @@ def _terms_to_json(terms: ChallengeTerms) -> dict[str, object]:
     }
 
 
+def _is(kind: type, value: Any) -> Any:
+    """A value of exactly this type: `true` is no 1, and 1.0 neither."""
+    if type(value) is not kind:
+        raise ValueError(f"expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
 def terms_from_json(challenge_id: str, stored: dict[str, Any]) -> ChallengeTerms:
     """The terms of a CHALLENGE_CREATED event, as they are stored with it."""
     return ChallengeTerms(
@@ -331,8 +356,8 @@ def terms_from_json(challenge_id: str, stored: dict[str, Any]) -> ChallengeTerms
             _percentage(stored["max_total_drawdown_pct"]),
             _percentage(stored["profit_target_pct"]),
         ),
-        currency_code=stored["currency_code"],
-        labels=tuple(sorted(stored["labels"].items())),
-        rules_version=stored["rules_version"],
+        currency_code=_is(str, stored["currency_code"]),
+        labels=tuple(sorted((key, _is(str, text)) for key, text in stored["labels"].items())),
+        rules_version=_is(int, stored["rules_version"]),
         created_at=from_iso(stored["created_at"]),
     )

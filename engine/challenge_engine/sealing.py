@@ -17,7 +17,8 @@ from sqlalchemy.engine import URL
 
 from challenge_engine import rows
 from challenge_engine import sealing_queries as queries
-from challenge_engine.checkpoint_files import CheckpointDirectory
+from challenge_engine.checkpoint_files import CheckpointFileError
+from challenge_engine.checkpoint_reading import checkpoint_reader
 from challenge_engine.database import CONFLICTS, UNAVAILABLE, Connection, Database, WriterConnection, brief
 from challenge_engine.keys import SealKey, verify_signature
 from challenge_engine.snapshots import snapshot
@@ -36,9 +37,9 @@ MAX_ROWS = 500
 """So many rows of the outbox are looked at together."""
 MAX_PER_SEAL = 1_000
 """With so many chains or a few more a seal is full: others wait for the event loop meanwhile."""
-LEAVES_AT_A_TIME = 2_000
-MAX_KEPT_ROWS = 200
-"""Where nobody seals, the outbox is looked through once it has more rows than this."""
+MIN_KEPT_ROWS = 200
+"""Where nobody seals, the outbox is looked through once it has more rows than this, and twice as many as it had to keep
+the last time."""
 EXPORT_INTERVAL_S = 60.0
 """How often a checkpoint is written to the directory of checkpoints, where there is one."""
 SEALED_AT = "sealed_at "
@@ -73,31 +74,38 @@ class Sealer:
         *,
         clock: Callable[[], int],
         directory: Path | None = None,
+        adopts_tree: bool = False,
     ) -> None:
+        self._url = database.url
         self._connection = WriterConnection(database, queries.PREPARED_TO_SEAL)
         self._keys = keys
         self._clock = clock
-        self._directory = None if directory is None else CheckpointDirectory(directory)
-        self._exported_s = float("-inf")
+        self._directory = directory
+        self._adopts_tree = adopts_tree
+        self._kept_rows = 0
         self._frontier: CompactRange | None = None
-        self._origin = ""
+        self._log_id = ""
         self._turn = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to seal."""
-        self._task = asyncio.create_task(self._run(), name="sealer")
+        """Begin to seal, and to export."""
+        self._tasks.append(asyncio.create_task(self._run(), name="sealer"))
+        if self._directory is not None and self._keys:
+            self._tasks.append(asyncio.create_task(self._keep_exporting(self._directory), name="checkpoints"))
 
     async def stop(self) -> None:
         """Seal what waits, if the database lets us, and end."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
             try:
                 await self.seal_all()
-                await self._export()
-            except (psycopg.Error, TreeError, OSError) as error:
+            except (psycopg.Error, TreeError) as error:
                 logger.info("the last chains were not sealed; the next process does it: %s", brief(error))
+            if self._directory is not None and self._keys:
+                await self._export(self._directory)
         await self._connection.close()
 
     async def seal_all(self) -> int:
@@ -137,10 +145,15 @@ class Sealer:
                 return is_last, 0
             try:
                 await self._write(connection, seal, frontier)
-            except psycopg.errors.UniqueViolation:
-                # Another process sealed at the same moment: what is left of these waits for the next time.
-                logger.debug("another process sealed at the same moment")
+            except psycopg.errors.UniqueViolation as taken:
                 await connection.rollback()
+                newest = await _execute(connection, "EXECUTE newest_checkpoint")
+                if not newest or newest[0][0] == size:
+                    raise TreeError(
+                        f"there are rows after the {size} leaves that were signed, so that nothing more can be sealed"
+                        f" ({brief(taken)}); run: challenge-engine verify"
+                    ) from None
+                # Another process sealed at the same moment: what is left of these waits for the next time.
                 return True, 0
             logger.debug("sealed %d chains, the tree has %d leaves", len(seal.leaves), frontier.size)
             self._frontier = frontier
@@ -148,7 +161,9 @@ class Sealer:
 
     async def _write(self, connection: Connection, seal: _Seal, frontier: CompactRange) -> None:
         sealed_at = to_iso(self._clock())
-        body = Checkpoint(self._origin, frontier.size, frontier.root(), (f"{SEALED_AT}{sealed_at}",)).body
+        body = Checkpoint(
+            f"challenge-engine/{self._log_id}", frontier.size, frontier.root(), (f"{SEALED_AT}{sealed_at}",)
+        ).body
         note = SignedNote(body, tuple(key.sign(body) for key in self._keys)).encode()
         cursor = psycopg.AsyncClientCursor(connection)
         parameters = (
@@ -163,14 +178,18 @@ class Sealer:
 
     async def _tree(self, connection: Connection) -> tuple[int, CompactRange]:
         """The size of the tree in the database, and a frontier to go on from; `TreeError` when it is not as signed."""
-        # A restored log takes a new identity: what is sealed from then on is another history than the one before.
-        ((log_id,),) = await _execute(connection, queries.LOG_ID)
-        self._origin = f"challenge-engine/{log_id}"
+        log_id = await _log_id(connection)
         newest = await _execute(connection, "EXECUTE newest_checkpoint")
+        size, note = newest[0] if newest else (0, "")
+        known = self._frontier
+        if known is not None and known.size > size and self._log_id == log_id:
+            raise TreeError(
+                f"the sealed tree had {known.size} leaves and has {size} now; nothing more is sealed on top of it;"
+                " run: challenge-engine verify"
+            )
+        self._log_id = log_id
         if not newest:
             return 0, CompactRange()
-        ((size, note),) = newest
-        known = self._frontier
         if known is None or known.size != size:
             known = await _frontier(connection, size)
             self._require_signed(size, note, known)
@@ -180,7 +199,7 @@ class Sealer:
         """Make sure that the tree is the one that the newest checkpoint signs."""
         try:
             signed = SignedNote.parse(note)
-            signed.verified_by([key.public for key in self._keys], verify_signature)
+            is_ours = signed.verified_by([key.public for key in self._keys], verify_signature)
             checkpoint = Checkpoint.parse_body(signed.text)
         except NoteError as error:
             raise TreeError(
@@ -188,6 +207,11 @@ class Sealer:
             ) from None
         except ValueError as error:
             raise TreeError(f"the newest checkpoint cannot be read: {error}; run: challenge-engine verify") from None
+        if not is_ours and not self._adopts_tree:
+            raise TreeError(
+                "the newest checkpoint has no signature of a given key, so that nothing is sealed on top of it: give"
+                " the key that signed it as well, or, if that is lost and verify is clean, --adopt-tree once"
+            )
         if (checkpoint.tree_size, checkpoint.root) != (size, frontier.root()):
             raise TreeError(
                 f"the {size} sealed leaves are not those that were signed, so that nothing more is sealed on top of"
@@ -195,10 +219,12 @@ class Sealer:
             )
 
     async def _forget_repeated(self) -> None:
+        bound = max(MIN_KEPT_ROWS, 2 * self._kept_rows)
         async with self._connection.use() as connection:
-            ((count,),) = await _execute(connection, queries.OUTBOX_ROWS, (MAX_KEPT_ROWS + 1,))
-            if count > MAX_KEPT_ROWS:
-                await _execute(connection, queries.FORGET_REPEATED, (10 * MAX_KEPT_ROWS,))
+            ((count,),) = await _execute(connection, queries.OUTBOX_ROWS, (bound + 1,))
+            if count > bound:
+                await _execute(connection, queries.FORGET_REPEATED, (10 * bound,))
+                ((self._kept_rows,),) = await _execute(connection, queries.OUTBOX_ROWS, (10 * bound,))
 
     async def _run(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -207,8 +233,6 @@ class Sealer:
         while True:
             try:
                 await self.seal_all()
-                if clock() - self._exported_s >= EXPORT_INTERVAL_S and await self._export():
-                    self._exported_s = clock()
             except Exception as error:
                 failing_since = failing_since or clock()
                 lasts = clock() - failing_since >= PATIENCE_S
@@ -224,31 +248,40 @@ class Sealer:
                 failing_since, told = None, ""
                 await asyncio.sleep(SEAL_INTERVAL_S)
 
-    async def _export(self) -> bool:
-        """Write the newest checkpoint, and the leaves that came since the last, to the directory of checkpoints.
+    async def _keep_exporting(self, directory: Path) -> None:
+        while True:
+            has_exported = await self._export(directory)
+            await asyncio.sleep(EXPORT_INTERVAL_S if has_exported else SEAL_INTERVAL_S)
 
-        False when there is none yet.
-        """
-        if self._directory is None or not self._keys:
-            return True
-        async with self._connection.use() as connection:
-            newest = await _execute(connection, "EXECUTE newest_checkpoint")
-            if not newest:
-                return False
-            ((size, note),) = newest
-            start = await asyncio.to_thread(self._directory.exported_size)
-            if start > size:
-                raise TreeError(
-                    f"{self._directory.path} holds {start} leaves, the tree {size}: the database was restored to an"
-                    " earlier moment. Keep that directory as it is, and give another one by --checkpoint-dir"
-                )
-            while start < size:
-                end = min(start + LEAVES_AT_A_TIME, size)
-                leaves = await _execute(connection, queries.LEAVES, (start, end))
-                await asyncio.to_thread(self._directory.write_leaves, start, leaves)
-                start = end
-            await asyncio.to_thread(self._directory.write_note, size, note)
+    async def _export(self, directory: Path) -> bool:
+        """Write the newest checkpoint, and the leaves that came since the last; False when there is none to write."""
+        try:
+            return await asyncio.to_thread(_export, self._url, directory)
+        except CheckpointFileError:
+            logger.exception("no checkpoint was written to %s, while sealing goes on", directory)
+        except psycopg.Error as error:
+            logger.warning("no checkpoint was written to %s: %s", directory, brief(error))
         return True
+
+
+def _export(url: URL, directory: Path) -> bool:
+    with checkpoint_reader(url) as reader:
+        newest = reader.newest_if_any()
+        if newest is None:
+            return False
+        reader.export_to(directory, newest)
+    return True
+
+
+async def _log_id(connection: Connection) -> str:
+    """The identity of the log here. One that was restored takes a new one first: what is sealed from then on is another
+    history than what was sealed before."""
+    found = await _execute(connection, queries.LOG_ID)
+    if not found:
+        await _execute(connection, queries.SETTLE_LOG)
+        found = await _execute(connection, queries.LOG_ID)
+    ((log_id,),) = found
+    return str(log_id)
 
 
 def _append(seal: _Seal, frontier: CompactRange, challenge_id: str, sequence: int, chain_head: bytes) -> None:

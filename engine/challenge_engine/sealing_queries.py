@@ -1,5 +1,7 @@
 """The statements of sealing, each with a sentence."""
 
+from challenge_engine.queries import LOCK_LOG, LOG_ORIGIN, MOVE_LOG
+
 NEWEST_CHECKPOINT = "SELECT tree_size, note FROM checkpoints ORDER BY tree_size DESC LIMIT 1"
 """The newest checkpoint, if there is one."""
 
@@ -12,8 +14,11 @@ NEWEST_LEAF = """
 """
 """How far a challenge is sealed."""
 
-LOG_ID = "SELECT log_id::text FROM event_log"
-"""What the first checkpoint names the tree after."""
+LOG_ID = f"SELECT log_id::text FROM event_log WHERE origin = {LOG_ORIGIN}"
+"""What checkpoints name the tree after. No row when the log has yet to find out that it lives elsewhere now."""
+
+SETTLE_LOG = f"BEGIN; {LOCK_LOG}; {MOVE_LOG}; COMMIT"
+"""Lets it find out."""
 
 WAITING_TO_SEAL = "SELECT outbox_id, challenge_ids::text FROM seal_outbox ORDER BY outbox_id LIMIT %s"
 """The next chains to seal: those that each transaction moved, in the order in which transactions began to write."""

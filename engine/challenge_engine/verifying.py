@@ -2,7 +2,7 @@
 and checkpoints that were exported to where the database's owner cannot rewrite them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,21 +10,53 @@ from sqlalchemy.engine import URL
 
 from challenge_engine import archive_queries, rows
 from challenge_engine import audit_queries as queries
-from challenge_engine.archiving import archive_text, read_archive
+from challenge_engine.archiving import archive_text, digest_of_left, read_archive
 from challenge_engine.audit_reading import stored_challenges
 from challenge_engine.auditing import Auditor, Fault, Finding
 from challenge_engine.checkpoint_files import CheckpointFileError, ExportedCheckpoint, Leaf, read_exported
 from challenge_engine.keys import verify_signature
 from challenge_engine.log_files import LogFileError, digest_of
+from challenge_engine.sealing import SEALED_AT
 from challenge_engine.snapshots import Progress, Session, say_nothing, snapshot, stream
 from challenge_rules.chain import encode_leaf
 from challenge_rules.merkle import CompactRange, leaf_hash
 from challenge_rules.notes import Checkpoint, SignedNote, VerifierKey
 from challenge_rules.proof import History
+from challenge_rules.timestamps import to_iso
 
 MAX_FINDINGS = 10_000
 """More than this are counted, not kept."""
 LINKS_AT_A_TIME = 1_000
+
+
+PROTECTION = {
+    "challenges": (
+        "challenges_terminal_is_final",
+        "challenges_steps_allowed",
+        "challenges_terms_are_fixed",
+        "challenges_stay",
+        "challenges_not_emptied",
+        "challenges_archived_once",
+    ),
+    "trades": ("trades_append_only", "trades_archived_before_deleted", "trades_not_emptied"),
+    **{
+        table: (f"{table}_append_only", f"{table}_not_emptied")
+        for table in (
+            "challenge_events",
+            "event_positions",
+            "checkpoint_leaves",
+            "checkpoint_tiles",
+            "checkpoints",
+            "archives",
+        )
+    },
+    "event_outbox": ("event_outbox_not_emptied",),
+}
+"""The triggers that keep history as it is, which a test holds against the migrations."""
+
+
+def _values(triggers: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(f"('{table}', '{trigger}')" for table, names in triggers.items() for trigger in names)
 
 
 @dataclass(slots=True)
@@ -61,7 +93,12 @@ def replay(url: URL, *, challenge_ids: Sequence[str] | None = None, progress: Pr
     """Decide the stored trades of all challenges, or of some, again, and compare with what is stored."""
     report = Report()
     with snapshot(url) as session:
+        for challenge_id in challenge_ids or ():
+            if session.execute(queries.PROVED, (challenge_id,)).fetchone() is None:
+                report.add(Finding(Fault.MISSING, challenge_id, None, "there is no challenge of this id"))
         _replay(session, report, challenge_ids, progress)
+    if report.archived:
+        report.notes.append(f"the trades of {report.archived} challenges are in archives, and were not decided again")
     return report
 
 
@@ -109,6 +146,13 @@ def _replay(session: Session, report: Report, challenge_ids: Sequence[str] | Non
 
 def _verify_log(session: Session, report: Report) -> None:
     """Positions without gaps, one for each event, in the order of each challenge."""
+    ((identities,),) = session.execute(queries.EVENT_LOG_ROWS).fetchall()
+    if identities != 1:
+        report.add(Finding(Fault.LOG, None, None, f"the log has {identities} identities instead of one"))
+    for name, trigger in session.execute(queries.RESTING_TRIGGERS.format(triggers=_values(PROTECTION))):
+        report.add(Finding(Fault.LOG, None, None, f"the trigger {trigger} on {name} is not in force"))
+    for challenge_id, number in session.execute(queries.STRAY_WAITING):
+        report.add(Finding(Fault.LOG, challenge_id, None, f"event {number} waits for a position, but is not there"))
     for position, previous in session.execute(queries.LOG_GAPS):
         report.add(Finding(Fault.LOG, None, None, f"position {position} follows on {previous}"))
     for challenge_id, number in session.execute(queries.EVENTS_WITHOUT_PLACE):
@@ -126,12 +170,11 @@ def _verify_log(session: Session, report: Report) -> None:
 
 def _verify_tree(session: Session, report: Report, keys: Sequence[VerifierKey], progress: Progress) -> None:
     """The tree of the stored leaves has the roots that were signed, and the subtrees that are stored."""
-    checkpoints = list(_read_checkpoints(session, report, keys))
-    pending = iter(checkpoints)
+    pending = _read_checkpoints(session, report, keys)
     awaited = next(pending, None)
     tree = CompactRange()
     tiles: dict[tuple[int, int], bytes] = {}
-    total = checkpoints[-1].tree_size if checkpoints else 0
+    ((total,),) = session.execute(queries.LARGEST_CHECKPOINT).fetchall()
     is_whole = True
     for index, challenge_id, sequence, chain_head in stream(session, "audited_leaves", queries.ALL_LEAVES):
         if index != tree.size and is_whole:
@@ -149,7 +192,11 @@ def _verify_tree(session: Session, report: Report, keys: Sequence[VerifierKey], 
         if tree.size % LINKS_AT_A_TIME == 0:
             progress("leaves", tree.size, total)
     report.leaves = tree.size
-    if awaited is not None:
+    is_short = awaited is not None
+    for _ in pending:
+        is_short = True
+    _tell_of_checkpoints(report, keys)
+    if is_short:
         message = f"there are {tree.size} leaves, but a checkpoint of {total}"
         report.add(Finding(Fault.CHECKPOINT, None, None, message))
     elif tree.size > total:
@@ -170,8 +217,7 @@ def _compare_tiles(session: Session, report: Report, tiles: dict[tuple[int, int]
 
 
 def _read_checkpoints(session: Session, report: Report, keys: Sequence[VerifierKey]) -> Iterator[Checkpoint]:
-    unsigned = 0
-    for tree_size, note in session.execute(queries.ALL_CHECKPOINTS):
+    for tree_size, note, sealed_at in stream(session, "audited_checkpoints", queries.ALL_CHECKPOINTS):
         report.checkpoints += 1
         try:
             checkpoint, is_signed = _read_note(note, keys)
@@ -179,12 +225,18 @@ def _read_checkpoints(session: Session, report: Report, keys: Sequence[VerifierK
             report.add(Finding(Fault.CHECKPOINT, None, None, f"the checkpoint of {tree_size} leaves: {error}"))
             continue
         report.signed_checkpoints += is_signed
-        unsigned += not is_signed
         if checkpoint.tree_size != tree_size:
             message = f"the checkpoint of {tree_size} leaves names {checkpoint.tree_size}"
             report.add(Finding(Fault.CHECKPOINT, None, None, message))
             continue
+        if sealed_at is None or f"{SEALED_AT}{to_iso(sealed_at)}" not in checkpoint.extensions:
+            message = f"the checkpoint of {tree_size} leaves was signed at another moment than its row says"
+            report.add(Finding(Fault.CHECKPOINT, None, None, message))
         yield checkpoint
+
+
+def _tell_of_checkpoints(report: Report, keys: Sequence[VerifierKey]) -> None:
+    unsigned = report.checkpoints - report.signed_checkpoints
     if not report.checkpoints:
         report.notes.append("nothing has been sealed, so nothing shows whether whole chains were rewritten")
     elif not keys:
@@ -217,19 +269,20 @@ def _verify_exported(session: Session, report: Report, path: Path, keys: Sequenc
     checkpoints = []
     for exported in notes:
         report.exported_checkpoints += 1
-        if (checkpoint := _read_exported_note(exported, report, keys)) is not None:
+        if (checkpoint := _read_exported_note(session, exported, report, keys)) is not None:
             checkpoints.append(checkpoint)
     tree = CompactRange()
     by_size = {checkpoint.tree_size: checkpoint for checkpoint in checkpoints}
     batch: list[tuple[int, Leaf]] = []
     for index, leaf in leaves:
         if index != tree.size:
-            raise CheckpointFileError(f"{path}: leaf {index} follows on {tree.size - 1}")
+            raise CheckpointFileError(f"{path}: leaf {index} stands where {tree.size} should")
         tree.append(leaf_hash(encode_leaf(*leaf)))
         batch.append((index, leaf))
         checkpoint = by_size.get(tree.size)
         if checkpoint is not None and checkpoint.root != tree.root():
-            raise CheckpointFileError(f"{path}: the exported leaves are not those of its checkpoint of {tree.size}")
+            message = f"{path}: the exported leaves are not those of its checkpoint of {tree.size}"
+            report.add(Finding(Fault.CHECKPOINT, None, None, message))
         if len(batch) == LINKS_AT_A_TIME:
             _compare_exported(session, report, batch)
             batch.clear()
@@ -240,12 +293,18 @@ def _verify_exported(session: Session, report: Report, path: Path, keys: Sequenc
         report.notes.append(f"{path} has {tree.size} of {largest} leaves; what was rewritten may not be named")
 
 
-def _read_exported_note(exported: ExportedCheckpoint, report: Report, keys: Sequence[VerifierKey]) -> Checkpoint | None:
+def _read_exported_note(
+    session: Session, exported: ExportedCheckpoint, report: Report, keys: Sequence[VerifierKey]
+) -> Checkpoint | None:
     try:
         checkpoint, is_signed = _read_note(exported.note, keys)
     except ValueError as error:
         report.add(Finding(Fault.CHECKPOINT, None, None, f"{exported.source}: {error}"))
         return None
+    row = session.execute(queries.CHECKPOINT_OF, (checkpoint.tree_size,)).fetchone()
+    if row is None or row[0] != exported.note:
+        message = f"{exported.source} is not among the checkpoints of this database"
+        report.add(Finding(Fault.CHECKPOINT, None, None, message))
     if keys and not is_signed:
         message = f"{exported.source} has no signature of a given key"
         report.add(Finding(Fault.CHECKPOINT, None, None, message))
@@ -308,9 +367,12 @@ def _verify_archives(session: Session, report: Report, directory: Path | None, k
         report.add(Finding(Fault.SEAL, challenge_id, sequence, "archived, but not sealed as it ended"))
     found = session.execute(archive_queries.ARCHIVES).fetchall()
     for archive_id, file_name, sha256, challenges, trades, note in found:
+        left = digest_of_left(
+            session, [row[0] for row in session.execute(archive_queries.ARCHIVED_CHALLENGES, (archive_id,))]
+        )
         try:
             signed = SignedNote.parse(note)
-            if signed.text != archive_text(archive_id, file_name, sha256, challenges, trades):
+            if signed.text != archive_text(archive_id, file_name, sha256, (challenges, trades), left):
                 raise ValueError("what was signed is not what is recorded")
             if not signed.verified_by(keys, verify_signature) and keys:
                 raise ValueError("it has no signature of a given key")

@@ -10,6 +10,7 @@ Cryptography is the caller's, as in `notes`: a function that verifies raw Ed2551
 
 import json
 import re
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from challenge_rules.merkle import leaf_hash, root_from_inclusion
 from challenge_rules.money import format_amount, format_scaled, parse_amount
 from challenge_rules.notes import Checkpoint, SignedNote, VerifierKey, Verify
 from challenge_rules.rules import OBSERVED_PLACES, ChallengeRulesEngine, RuleEvaluation
-from challenge_rules.timestamps import day_to_iso, from_iso, to_iso
+from challenge_rules.timestamps import day_to_iso, from_iso, to_iso, trading_day
 
 FORMAT = "propfirm.challenge/proof/v1"
 MAX_PROOF_BYTES = 1 << 30
@@ -119,17 +120,15 @@ def check_proof(data: bytes, keys: Sequence[VerifierKey], verify: Verify) -> Pro
         inputs = [_input(row) for row in document["trades"]]
         seal = _seal(document["seal"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ProofError(f"the file is no proof: {type(error).__name__}: {str(error)[:MAX_TOLD]}") from None
+        raise ProofError(f"the file is no proof: {type(error).__name__}: {_shown(str(error))}") from None
     try:
         history = decide_history(terms, inputs)
         made = _document(history, seal)
         expected = _canonical(made)
-    except (OverflowError, UnicodeError, TypeError, AssertionError) as error:
-        raise ProofError(f"the file holds what no challenge can have: {str(error)[:MAX_TOLD]}") from None
     except ProofError:
         raise
-    except ValueError as error:
-        raise ProofError(f"the file holds what no challenge can have: {str(error)[:MAX_TOLD]}") from None
+    except (ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
+        raise ProofError(f"the file holds what no challenge can have: {_shown(str(error))}") from None
     if expected != data:
         raise ProofError(_first_difference(document, made, data, expected))
     checkpoint, signed_by = _check_seal(history.state, seal, keys, verify)
@@ -189,7 +188,7 @@ def explain(history: History) -> str:
         f"The profit of {_percent(target)} % {'reaches' if target.triggered else 'is below'} the target of"
         f" {format_percentage(target.limit_pct)} %."
     )
-    day = day_to_iso(trade.executed_at // 86_400_000_000)
+    day = day_to_iso(trading_day(trade.executed_at))
     lines = [
         began,
         last,
@@ -324,7 +323,7 @@ def _parse(data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ProofError(f"the file is no JSON: {error}") from None
+        raise ProofError(f"the file is no JSON: {_shown(str(error))}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ProofError(f"the file is no proof of the format {FORMAT}")
     return document
@@ -333,7 +332,7 @@ def _parse(data: bytes) -> dict[str, Any]:
 def _terms(row: dict[str, Any]) -> ChallengeTerms:
     return ChallengeTerms(
         challenge_id=_challenge_id(row["challenge_id"]),
-        initial_balance=parse_amount(row["initial_balance"]),
+        initial_balance=_positive(parse_amount(row["initial_balance"])),
         limits=Limits(
             parse_percentage(row["max_daily_drawdown_pct"]),
             parse_percentage(row["max_total_drawdown_pct"]),
@@ -344,6 +343,12 @@ def _terms(row: dict[str, Any]) -> ChallengeTerms:
         rules_version=_is(int, row["rules_version"]),
         created_at=from_iso(row["created_at"]),
     )
+
+
+def _positive(amount: int) -> int:
+    if amount <= 0:
+        raise ValueError("initial_balance must be positive")
+    return amount
 
 
 def _challenge_id(text: str) -> str:
@@ -377,11 +382,16 @@ def _is(kind: type, value: Any) -> Any:
     return value
 
 
+def _shown(text: str) -> str:
+    """What a file says, so that it cannot make a terminal show something else, nor without an end."""
+    return "".join(character if character.isprintable() else "?" for character in text[:MAX_TOLD])
+
+
 def _first_difference(given: Any, made: Any, data: bytes, expected: bytes) -> str:
     """Where a file differs from the one that its own terms and trades lead to."""
     path = _path_of_difference(given, made, "")
     if path is not None:
-        return f"{path} is not what the terms and trades lead to"
+        return f"{_shown(path)} is not what the terms and trades lead to"
     place = next((at for at, (one, other) in enumerate(zip(data, expected, strict=False)) if one != other), None)
     if place is None:
         place = min(len(data), len(expected))

@@ -19,7 +19,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import URL
 
 from challenge_engine.creating import MAX_CREATING
-from challenge_engine.database import POOL_SIZE, Database, brief, check_usable, normalise_url
+from challenge_engine.database import POOL_SIZE, Database, brief, check_usable, normalise_url, require_finished_import
 from challenge_engine.embedded import EmbeddedPostgres, default_data_dir
 from challenge_engine.event_listener import EventListener
 from challenge_engine.event_log import EventLog
@@ -52,9 +52,9 @@ GC_THRESHOLD = 50_000
 """Container objects that may be made before the youngest are looked through."""
 WRITE_POOL_SIZE = MAX_CREATING
 """For creations."""
-MAX_CONNECTIONS = 1 + MAX_ISOLATED + 1 + 1 + WRITE_POOL_SIZE + POOL_SIZE + 1 + 1
-"""Of one process to the database: its writers of groups, the one that gives positions, the one that seals, the two
-pools, the listener and the tail of the log."""
+MAX_CONNECTIONS = 1 + MAX_ISOLATED + 1 + 2 + WRITE_POOL_SIZE + POOL_SIZE + 1 + 1
+"""Of one process to the database: its writers of groups, the one that gives positions, those that seal and
+export, the two pools, the listener and the tail of the log."""
 
 SERVER_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
@@ -89,6 +89,7 @@ def ready_database(settings: DatabaseSettings, progress: Callable[[str], None]) 
         else:
             check_usable(url)
             logger.info("using PostgreSQL at %s, database %s", url.host or "its socket", url.database)
+        require_finished_import(url)
         yield url
 
 
@@ -112,10 +113,10 @@ def with_seal_keys(settings: ServeSettings, database: DatabaseSettings, url: URL
             " or say --no-seal"
         )
     key = seal_key_path(database)
-    if not key.exists() and has_checkpoints(url):
+    if not key.exists() and not settings.adopt_tree and has_checkpoints(url):
         raise SettingsError(
-            f"the checkpoints of this database were signed by a key that is not at {key}: bring it back, or make"
-            " another one there with challenge-engine keygen, by which auditors will not know the old ones"
+            f"the checkpoints of this database were signed by a key that is not at {key}: bring it back, or, if it is"
+            " lost, say --adopt-tree once, and tell auditors the new key"
         )
     load_or_make_key(key)
     return replace(settings, seal_keys=(str(key),))
@@ -157,6 +158,7 @@ class Application:
             [load_key(Path(path)) for path in settings.seal_keys],
             clock=clock,
             directory=None if settings.checkpoint_dir is None else Path(settings.checkpoint_dir),
+            adopts_tree=settings.adopt_tree,
         )
         self.trading.events.subscribe(_log_event)
         log = EventLog(self._reads)

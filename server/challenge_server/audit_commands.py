@@ -18,7 +18,7 @@ from challenge_engine.database import check_usable
 from challenge_engine.keys import parse_public_key, public_path
 from challenge_engine.proving import prove
 from challenge_engine.snapshots import Progress
-from challenge_engine.verifying import Report, replay, verify
+from challenge_engine.verifying import MAX_FINDINGS, Report, replay, verify
 from challenge_rules.notes import VerifierKey
 from challenge_rules.proof import encode_proof
 from challenge_server import application
@@ -113,6 +113,14 @@ def verify_command(
 def prove_command(
     challenge: Annotated[str, typer.Argument(metavar="CHALLENGE_ID", help="UUID of the challenge.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write the proof.")],
+    key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--key",
+            metavar="PUB",
+            help="Of a checkpoint that several keys signed, give the signature of this one alone; may be repeated.",
+        ),
+    ] = None,
     archive: Archive = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
@@ -124,17 +132,19 @@ def prove_command(
     chosen = challenge_id(challenge)
     with clear_errors(), application.open_database(chosen_database(database_url, data_dir), say) as url:
         check_usable(url, AUDIT_PRIVILEGES)
-        history, seal, trades = prove(
-            url, chosen, archives=None if archive is None else partial(find_in_archive, archive)
-        )
-        write_new(Path(output), encode_proof(history, seal))
+        archives = None if archive is None else partial(find_in_archive, archive)
+        keys = [parse_public_key(text) for text in key or ()]
+        history, seal, trades = prove(url, chosen, archives=archives, keys=keys)
+        write_file(Path(output), encode_proof(history, seal))
     say(f"{output} proves: {history.state.status} after {history.state.last_sequence} of {trades} trades")
     if history.state.last_sequence < trades:
         say(f"the last {trades - history.state.last_sequence} trades have not been sealed yet, and are not in it")
 
 
-def write_new(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, in place of one that is there."""
+    if not path.name or path.is_dir():
+        raise SettingsError(f"--output must be the name of a file, got {str(path)!r}")
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         beside.write_bytes(content)
@@ -237,6 +247,6 @@ def report_as_text(report: Report) -> str:
             where += f" sequence {finding.sequence}"
         lines.append(f"{finding.fault}: {where + ': ' if where else ''}{finding.message}")
     if report.finding_count > MAX_SHOWN:
-        lines.append(f"… and {report.finding_count - MAX_SHOWN:,} more; --json gives them all")
-    lines.append("nothing is wrong" if report.is_clean else f"{report.finding_count:,} things are wrong")
+        lines.append(f"… and {report.finding_count - MAX_SHOWN:,} more; --json gives the first {MAX_FINDINGS:,}")
+    lines.append("nothing is wrong" if report.is_clean else f"findings: {report.finding_count:,}")
     return "\n".join(lines)

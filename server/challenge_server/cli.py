@@ -96,6 +96,14 @@ def serve(
     no_seal: Annotated[
         bool, typer.Option("--no-seal", envvar="CHALLENGE_NO_SEAL", help="Serve without sealing and without a key.")
     ] = False,
+    adopt_tree: Annotated[
+        bool,
+        typer.Option(
+            "--adopt-tree",
+            envvar="CHALLENGE_ADOPT_TREE",
+            help="Go on from a sealed tree whose key is lost, with another one. For one start.",
+        ),
+    ] = False,
     checkpoint_dir: Annotated[
         str | None,
         typer.Option(
@@ -119,6 +127,7 @@ def serve(
             workers=parse_count("--workers", workers, MAX_WORKERS),
             max_group=parse_count("--max-group", max_group, MAX_GROUP),
             seal_keys=tuple(seal_key or ()),
+            adopt_tree=adopt_tree,
             checkpoint_dir=checkpoint_dir,
         )
         database = chosen_database(database_url, data_dir)

@@ -18,7 +18,7 @@ from challenge_server.audit_commands import Exit, progress_bar
 from challenge_server.options import AUDIT_PRIVILEGES, DatabaseUrl, DataDir, chosen_database, clear_errors, say
 
 MAX_SHOWN = 50
-AGE = re.compile(r"([1-9][0-9]{0,5}|0)([dh])")
+AGE = re.compile(r"([1-9][0-9]{0,4}|0)([dh])")
 AGE_FORM = "such as 365d or 12h"
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The directory of the export.")]

@@ -168,6 +168,8 @@ class ServeSettings:
     max_group: int = MAX_GROUP
     seal_keys: tuple[str, ...] = ()
     """Files of the keys that sign checkpoints; none: nothing is sealed."""
+    adopt_tree: bool = False
+    """Go on from a sealed tree that another key signed, which is lost."""
     checkpoint_dir: str | None = None
     """Where checkpoints are written to, beside the database."""
 

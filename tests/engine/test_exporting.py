@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy.engine import URL
 
 from challenge_engine import exporting
-from challenge_engine.database import DatabaseError
+from challenge_engine.database import DatabaseError, require_finished_import
 from challenge_engine.exporting import export_log, import_log
 from challenge_engine.keys import make_key
 from challenge_engine.log_files import LogFileError, Manifest
 from challenge_engine.migrating import migrate
+from challenge_engine.reading import ChallengeFilter
 from challenge_engine.snapshots import say_nothing
 from challenge_engine.verifying import verify
 from tests.engine.harness import RunningEngine, running_engine, sql, sql_session, submission, value
@@ -80,7 +81,7 @@ async def test_an_imported_log_trades_on_and_gives_positions_and_seals_to_what_c
         await imported.trading.submit(submission(late, "t1", "1", 1))
         positioned = await imported.all_positioned()
         assert {event.challenge_id for event in positioned} == {*ids, late}
-        await seal(imported, make_key(tmp_path / "second.pem"))
+        await seal(imported, make_key(tmp_path / "second.pem"), adopts_tree=True)
     report = verify(other_url)
     assert (report.findings, report.waiting) == ([], 0)
 
@@ -112,6 +113,30 @@ async def test_both_go_on_where_they_were_interrupted(
     assert again.resumed == again.chunks + 1
     with pytest.raises(LogFileError, match="complete export already"):
         export_log(engine.url, directory, progress=say_nothing)
+
+
+async def test_a_half_imported_database_is_neither_served_nor_imported_into_while_it_is(
+    engine: RunningEngine, other_url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(exporting, "CHALLENGES_PER_CHUNK", 3)
+    await written(engine, tmp_path)
+    directory = tmp_path / "export"
+    export_log(engine.url, directory, progress=say_nothing)
+
+    def interrupt(_step: str, _done: int, _total: int) -> None:
+        raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        import_log(other_url, directory, progress=interrupt)
+    with pytest.raises(DatabaseError, match="is not finished"):
+        require_finished_import(other_url)
+    async with running_engine(other_url) as served:
+        await served.reader.list_challenges(ChallengeFilter(), limit=1, page_token="")
+        with pytest.raises(DatabaseError, match="stop every server"):
+            import_log(other_url, directory, progress=say_nothing)
+    import_log(other_url, directory, progress=say_nothing)
+    require_finished_import(other_url)
+    assert await contents(other_url) == await contents(engine.url)
 
 
 async def test_an_import_needs_an_empty_database(engine: RunningEngine, tmp_path: Path):

@@ -58,6 +58,7 @@ NOT_EXPLAINED = {
     "CONFIGURE_WRITER": "reads no table",
     "MISSING_PRIVILEGES": "runs once, when a process starts, and reads the catalogue alone",
     "ROLE_THAT_CAN_REWRITE": "likewise",
+    "IMPORT_IS_UNFINISHED": "runs once, when a server starts, and reads a few rows",
     "IS_ARCHIVED": "finds one challenge by its id as GET_CHALLENGE does, when an ended one shows no trades",
     "HAS_REVISION": "runs once, when a server starts, and reads the catalogue",
     "REVISION": "runs once, when a server starts, and reads a table of one row",

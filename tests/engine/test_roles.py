@@ -135,7 +135,7 @@ def plant(connection: psycopg.Connection) -> tuple[str, str]:
     insert(connection, "checkpoint_tiles", {"level": 8, "tile_index": FAR, "hash": HASH})
     insert(connection, "checkpoints", {"tree_size": FAR, "note": "", "sealed_at": MOMENT})
     row = {"archive_id": archive_id, "file_name": "", "sha256": HASH, "challenge_count": 1, "trade_count": 1}
-    insert(connection, "archives", row | {"sealed_at": MOMENT})
+    insert(connection, "archives", row | {"note": "", "sealed_at": MOMENT})
     return challenge_id, archive_id
 
 

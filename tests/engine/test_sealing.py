@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from challenge_engine import sealing, sealing_queries
-from challenge_engine.checkpoint_files import CheckpointDirectory, CheckpointFileError, read_exported, write_file
+from challenge_engine.checkpoint_files import (
+    CheckpointDirectory,
+    CheckpointFileError,
+    ExportedCheckpoint,
+    read_exported,
+    write_file,
+)
 from challenge_engine.checkpoint_reading import checkpoint_reader
 from challenge_engine.database import Database, WriterConnection
 from challenge_engine.keys import (
@@ -25,7 +31,14 @@ from challenge_engine.keys import (
 )
 from challenge_engine.sealing import Sealer, TreeError
 from challenge_rules.chain import encode_leaf
-from challenge_rules.merkle import CompactRange, inclusion_proof, leaf_hash, tree_root, verify_inclusion
+from challenge_rules.merkle import (
+    CompactRange,
+    inclusion_proof,
+    leaf_hash,
+    tree_root,
+    verify_consistency,
+    verify_inclusion,
+)
 from challenge_rules.notes import Checkpoint, NoteError, SignedNote
 from tests.engine.harness import NOW, RunningEngine, running_engine, sql, submission, tampering, value
 
@@ -158,7 +171,7 @@ async def test_without_a_key_what_waits_stays_short_and_a_later_key_seals_all_of
     ids = [await engine.create() for _ in range(3)]
     for step in range(6):
         await engine.batch(*(submission(each, f"t{step}", "1", step) for each in ids))
-    monkeypatch.setattr(sealing, "MAX_KEPT_ROWS", 2)
+    monkeypatch.setattr(sealing, "MIN_KEPT_ROWS", 2)
     assert await value(engine.url, "SELECT count(*) FROM seal_outbox") > 3
     async with sealer(engine) as keyless:
         assert await keyless.seal_all() == 0
@@ -166,6 +179,64 @@ async def test_without_a_key_what_waits_stays_short_and_a_later_key_seals_all_of
     async with sealer(engine, key) as later:
         assert await later.seal_all() == 3
     assert {leaf[:2] for leaf in await leaves(engine)} == {(each, 6) for each in ids}
+
+
+async def test_a_tree_that_a_stranger_signed_is_not_gone_on_from_unless_the_key_is_said_to_be_lost(
+    engine: RunningEngine, key: SealKey, tmp_path: Path
+):
+    """Else whoever rewrites the tree would have the service itself sign it."""
+    stranger = make_key(tmp_path / "stranger.pem")
+    await engine.create()
+    async with sealer(engine, stranger) as made:
+        await made.seal_all()
+    await engine.create()
+    async with sealer(engine, key) as made:
+        with pytest.raises(TreeError, match="no signature of a given key"):
+            await made.seal_all()
+    adopting = Sealer(engine.database, [key], clock=lambda: NOW, adopts_tree=True)
+    assert await adopting.seal_all() == 1
+    await adopting.stop()
+    async with sealer(engine, key) as made:
+        assert await made.seal_all() == 0
+
+
+async def test_a_tree_that_became_smaller_while_a_sealer_runs_is_not_gone_on_from(engine: RunningEngine, key: SealKey):
+    async with sealer(engine, key) as made:
+        for _ in range(2):
+            await engine.create()
+            await made.seal_all()
+        async with tampering(engine.url) as connection:
+            await connection.execute("DELETE FROM checkpoint_leaves WHERE leaf_index = 1")
+            await connection.execute("DELETE FROM checkpoints WHERE tree_size = 2")
+        await engine.create()
+        with pytest.raises(TreeError, match="had 2 leaves and has 1 now"):
+            await made.seal_all()
+
+
+async def test_a_row_that_stands_in_the_way_is_told_and_not_taken_for_another_sealer(
+    engine: RunningEngine, key: SealKey
+):
+    challenge_id = await engine.create()
+    await sql(engine.url, "INSERT INTO checkpoint_leaves VALUES (0, %s, 7, sha256(''))", (challenge_id,))
+    async with sealer(engine, key) as made:
+        with pytest.raises(TreeError, match="rows after the 0 leaves that were signed"):
+            await made.seal_all()
+
+
+async def test_a_restored_log_takes_its_new_identity_before_anything_is_sealed_in_it(
+    engine: RunningEngine, key: SealKey
+):
+    ids = []
+    for origin in (None, "elsewhere"):
+        await engine.create()
+        if origin is not None:
+            await sql(engine.url, "UPDATE event_log SET origin = %s", (origin,))
+        async with sealer(engine, key) as made:
+            await made.seal_all()
+        with checkpoint_reader(engine.url) as reader:
+            ids.append(Checkpoint.parse_body(SignedNote.parse(reader.newest().note).text).origin)
+    assert len(set(ids)) == 2
+    assert ids[1] == f"challenge-engine/{await value(engine.url, 'SELECT log_id FROM event_log')}"
 
 
 async def test_a_key_takes_the_place_of_another_while_both_sign(engine: RunningEngine, key: SealKey, tmp_path: Path):
@@ -222,6 +293,42 @@ class TestExports:
             reader.export_to(directory, reader.newest())
         assert {path.name: path.read_bytes() for path in directory.iterdir()} == again
 
+    async def test_a_directory_of_another_history_is_left_as_it_is(
+        self, engine: RunningEngine, key: SealKey, tmp_path: Path
+    ):
+        """After a restore, or with another database, what was exported before must not be mixed up."""
+        directory = tmp_path / "checkpoints"
+        before = ("0190b5a8-7c3e-7d2a-9f00-1a2b3c4d5e6f", 1, bytes(32))
+        tree = CompactRange()
+        tree.append(leaf_hash(encode_leaf(*before)))
+        body = Checkpoint("challenge-engine/before", 1, tree.root()).body
+        CheckpointDirectory(directory).write_leaves(0, [before])
+        CheckpointDirectory(directory).write_note(1, SignedNote(body, (key.sign(body),)).encode())
+        kept = {path.name: path.read_bytes() for path in directory.iterdir()}
+        for _ in range(3):
+            await engine.create()
+        async with sealer(engine, key, directory=directory) as made:
+            made.start()
+        assert {path.name: path.read_bytes() for path in directory.iterdir()} == kept
+        assert len(await leaves(engine)) == 3
+        with checkpoint_reader(engine.url) as reader, pytest.raises(CheckpointFileError, match="another history"):
+            reader.export_to(directory, reader.newest())
+
+    async def test_an_older_checkpoint_is_shown_to_be_the_beginning_of_a_newer_one(
+        self, engine: RunningEngine, key: SealKey
+    ):
+        notes = []
+        for _ in range(5):
+            await engine.create()
+            async with sealer(engine, key) as made:
+                await made.seal_all()
+            with checkpoint_reader(engine.url) as reader:
+                notes.append(reader.newest())
+        old, new = (Checkpoint.parse_body(SignedNote.parse(note.note).text) for note in (notes[2], notes[4]))
+        with checkpoint_reader(engine.url) as reader:
+            proof = reader.consistency(ExportedCheckpoint("old", notes[2].note), notes[4])
+        assert verify_consistency(old.tree_size, old.root, new.tree_size, new.root, proof)
+
     async def test_a_file_holds_a_note_and_its_leaves_and_is_never_overwritten(
         self, engine: RunningEngine, key: SealKey, tmp_path: Path
     ):
@@ -269,6 +376,13 @@ class TestKeys:
         assert parse_public_key(str(public_path(path))) == key.public == parse_public_key(str(key.public))
         with pytest.raises(KeyFileError, match="never overwritten"):
             make_key(path)
+        public_path(path).unlink()
+        assert load_or_make_key(path).public == parse_public_key(str(public_path(path)))
+        for name in ("", ".", "absent/key.pem"):
+            with pytest.raises(KeyFileError, match="cannot write the key"):
+                make_key(tmp_path / name if name.endswith("pem") else Path(name))
+        with pytest.raises(KeyFileError, match="is no public key"):
+            parse_public_key("a+" + "x" * 300)
         assert sorted(each.name for each in tmp_path.iterdir()) == ["key.pem", "key.pem.pub"]
 
     @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from challenge_engine import queries, rows
-from challenge_engine.auditing import Fault
-from challenge_engine.checkpoint_files import CheckpointFileError
+from challenge_engine.auditing import MAX_NAMED, Fault
 from challenge_engine.checkpoint_reading import checkpoint_reader
 from challenge_engine.keys import SealKey, make_key
 from challenge_engine.sealing import Sealer
@@ -44,11 +43,13 @@ class Sealed:
         names = {"active": self.active, "failed": self.failed, "other": self.other, "pending": self.pending}
         async with tampering(self.url) as connection:
             for statement in statements:
-                await connection.execute(re.sub(r":(\w+)\b", lambda name: f"'{names[name[1]]}'", statement))
+                await connection.execute(
+                    re.sub(r":(active|failed|other|pending)\b", lambda name: f"'{names[name[1]]}'", statement)
+                )
 
 
-async def seal(engine: RunningEngine, key: SealKey) -> None:
-    sealer = Sealer(engine.database, [key], clock=lambda: NOW)
+async def seal(engine: RunningEngine, key: SealKey, *, adopts_tree: bool = False) -> None:
+    sealer = Sealer(engine.database, [key], clock=lambda: NOW, adopts_tree=adopts_tree)
     await sealer.seal_all()
     await sealer.stop()
 
@@ -125,6 +126,49 @@ TAMPERED: dict[str, tuple[list[str], set[tuple[str, int]]]] = {
         ["UPDATE challenges SET created_at = '-infinity' WHERE challenge_id = :active"],
         {("active", TRADES)},
     ),
+    "a repeated balance that is none": (
+        [f"UPDATE trades SET initial_balance = 'NaN' WHERE {ONE}"],
+        {("active", 5)},
+    ),
+    "a moment before all time": ([f"UPDATE trades SET executed_at = '0044-03-15 BC' WHERE {ONE}"], {("active", 5)}),
+    "a moment after all time": ([f"UPDATE trades SET executed_at = '20000-01-01' WHERE {ONE}"], {("active", 5)}),
+    "a sequence far away": (
+        [f"UPDATE trades SET sequence = 1000000000000 WHERE challenge_id = :active AND sequence = {TRADES}"],
+        {("active", TRADES)},
+    ),
+    "labels that are none": (["UPDATE challenges SET labels = '[1]' WHERE challenge_id = :pending"], {("pending", 0)}),
+    **{
+        f"terms with {what}": (
+            [f"UPDATE challenge_events SET terms = terms || '{json}' WHERE challenge_id = :pending"],
+            {("pending", 0)},
+        )
+        for what, json in (
+            ("a note", '{"note":"void"}'),
+            ("a list of labels", '{"labels":[]}'),
+            ("a label that is a number", '{"labels":{"a":1}}'),
+            ("a currency that is a number", '{"currency_code":5}'),
+            ("a version that is true", '{"rules_version":true}'),
+            ("a version that is a list", '{"rules_version":[]}'),
+            ("a version that is 1.0", '{"rules_version":1.0}'),
+            ("no balance", '{"initial_balance":"0"}'),
+            ("a balance with zeros", '{"initial_balance":"100000.000"}'),
+            ("another clock", '{"created_at":"2025-01-01T13:00:00.000000+01:00"}'),
+        )
+    },
+    **{
+        f"evidence with {what}": (
+            [
+                f"UPDATE challenge_events SET evaluations = jsonb_set(evaluations, '{path}', '{json}')"
+                " WHERE new_status = 'FAILED'"
+            ],
+            {("failed", TRADES)},
+        )
+        for what, path, json in (
+            ("a verdict of its own", "{0,verdict}", '"FUNDED"'),
+            ("1 for true", "{0,triggered}", "1"),
+            ("nothing for true", "{0,triggered}", "null"),
+        )
+    },
     "a link": ([f"UPDATE trades SET chain_hash = sha256('') WHERE {ONE}"], {("active", 5)}),
     "two trades at once": (
         [
@@ -275,7 +319,7 @@ async def test_whatever_is_tampered_with_is_found_and_named(sealed: Sealed, what
     assert named <= places(report)
     # Nothing else is accused: findings may lie on the tampered places, and on what no longer follows from them.
     assert {challenge_id for challenge_id, _ in places(report)} <= {each for each, _ in named} | {None}
-    assert len(report.findings) <= 4 * len(named) + 2
+    assert len(report.findings) <= (4 * len(named) + 2 if what != "a sequence far away" else MAX_NAMED + 5)
 
 
 LOG_AND_TREE: dict[str, tuple[str, Fault]] = {
@@ -299,6 +343,13 @@ LOG_AND_TREE: dict[str, tuple[str, Fault]] = {
     "a signed time": ("UPDATE checkpoints SET note = replace(note, 'sealed_at 2', 'sealed_at 1')", Fault.CHECKPOINT),
     "a checkpoint's size": ("UPDATE checkpoints SET tree_size = 14 WHERE tree_size = 10", Fault.CHECKPOINT),
     "a checkpoint that is none": ("UPDATE checkpoints SET note = 'x' WHERE tree_size = 10", Fault.CHECKPOINT),
+    "when a checkpoint was signed": (
+        "UPDATE checkpoints SET sealed_at = sealed_at - interval '1 day' WHERE tree_size = 10",
+        Fault.CHECKPOINT,
+    ),
+    "a trigger that rests": ("ALTER TABLE trades DISABLE TRIGGER trades_append_only", Fault.LOG),
+    "the log's identity": ("DELETE FROM event_log", Fault.LOG),
+    "a place for an event that is not there": ("INSERT INTO event_outbox VALUES (DEFAULT, :active, 99)", Fault.LOG),
     "a subtree that does not exist": (
         "INSERT INTO checkpoint_tiles VALUES (8, 0, sha256(''))",
         Fault.CHECKPOINT,
@@ -309,8 +360,17 @@ LOG_AND_TREE: dict[str, tuple[str, Fault]] = {
 @pytest.mark.parametrize("what", LOG_AND_TREE)
 async def test_the_log_and_the_sealed_tree_are_verified_too(sealed: Sealed, what: str):
     statement, fault = LOG_AND_TREE[what]
-    await sealed.tamper(statement)
-    assert fault in {each.fault for each in sealed.verify(with_export=False).findings}
+    identity = await sql(sealed.url, "SELECT only_row, log_id, origin FROM event_log")
+    if what == "a trigger that rests":
+        await sql(sealed.url, statement)
+    else:
+        await sealed.tamper(statement)
+    try:
+        found = sealed.verify(with_export=False).findings
+    finally:
+        await sql(sealed.url, "ALTER TABLE trades ENABLE ALWAYS TRIGGER trades_append_only")
+        await sql(sealed.url, "INSERT INTO event_log VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", identity[0])
+    assert fault in {each.fault for each in found}
 
 
 async def rewrite(sealed: Sealed, challenge_id: str, *, pnl: str = "1", at: int = 5, cut: bool = False) -> None:
@@ -385,7 +445,9 @@ async def reseal(sealed: Sealed, *, signed: bool) -> None:
                 note = (
                     SignedNote(body, (sealed.key.sign(body),)) if signed else replace(SignedNote.parse(old), text=body)
                 )
-                await connection.execute("INSERT INTO checkpoints VALUES (%s, %s, now())", (tree.size, note.encode()))
+                await connection.execute(
+                    "INSERT INTO checkpoints VALUES (%s, %s, '2025-10-29T12:00:00Z')", (tree.size, note.encode())
+                )
 
 
 async def test_a_chain_rewritten_consistently_is_found_by_its_seals(sealed: Sealed):
@@ -442,6 +504,19 @@ async def test_what_comes_after_an_export_is_no_finding(sealed: Sealed):
     assert (report.findings, report.waiting, report.leaves) == ([], 0, 12)
 
 
+async def test_an_exported_checkpoint_that_was_deleted_here_is_missed(sealed: Sealed):
+    await sealed.tamper(
+        "DELETE FROM checkpoints WHERE tree_size = 10", "DELETE FROM checkpoint_leaves WHERE leaf_index > 6"
+    )
+    report = sealed.verify()
+    assert any("is not among the checkpoints" in each.message for each in report.findings)
+
+
+async def test_a_challenge_that_does_not_exist_is_not_said_to_be_right(sealed: Sealed):
+    unknown = "0190b5a8-7c3e-7d2a-9f00-1a2b3c4d5e6f"
+    assert [each.challenge_id for each in replay(sealed.url, challenge_ids=[unknown]).findings] == [unknown]
+
+
 async def test_a_chain_that_nobody_is_going_to_seal_is_found(sealed: Sealed):
     async with running_engine(sealed.url) as engine:
         await engine.trading.submit(submission(sealed.active, "more", "1", 10**6))
@@ -462,8 +537,7 @@ async def test_an_exported_file_that_was_changed_itself_is_not_believed(sealed: 
     leaves = next(sealed.exported.glob("*.leaves"))
     lines = leaves.read_text()
     leaves.write_text(lines.replace(lines[-5:-1], "0000"))
-    with pytest.raises(CheckpointFileError, match="not those of its checkpoint"):
-        sealed.verify()
+    assert any("not those of its checkpoint" in each.message for each in sealed.verify().findings)
 
 
 async def test_a_database_that_was_never_sealed_is_verified_as_far_as_that_goes(engine: RunningEngine):

@@ -145,6 +145,9 @@ def edited(path: list[Any], value: Any) -> bytes:
         (["trades"], {}, "length"),
         (["challenge", "rules_version"], 2, "rules version 2 is unknown"),
         (["challenge", "max_daily_drawdown_pct"], "100", "the file is no proof"),
+        (["challenge", "initial_balance"], "0", "must be positive"),
+        (["challenge", "initial_balance"], "-1", "must be positive"),
+        (["\r\x1b[2KPROVED" + "x" * 1000], 1, "??[2KPROVEDxxx"),
         (["challenge", "challenge_id"], "x", "UUID in lower case"),
         (["seal", "leaf_index"], 2, "is not what was sealed"),
         (["seal", "leaf_index"], -1, "the inclusion proof"),
@@ -158,6 +161,8 @@ def test_what_is_wrong_is_named(path: list[Any], value: Any, said: str):
     with pytest.raises(ProofError) as refused:
         check_proof(edited(path, value), [KEY], verify)
     assert said in str(refused.value)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 400
 
 
 def test_another_history_that_the_rules_accept_is_not_the_one_that_was_sealed():

@@ -300,7 +300,7 @@ def test_keys_are_given_as_text_or_as_files_and_a_strangers_is_a_finding(real: A
     assert wrong["signed_checkpoints"] == 0
     assert "no signature of a given key" in wrong["findings"][0]["message"]
     text = real.run("verify", "--key", strangers, code=FINDINGS).stdout
-    assert text.splitlines()[-2:] == [f"CHECKPOINT: {wrong['findings'][0]['message']}", "1 things are wrong"]
+    assert text.splitlines()[-2:] == [f"CHECKPOINT: {wrong['findings'][0]['message']}", "findings: 1"]
 
 
 def test_without_a_key_the_report_says_what_was_not_checked(real: Audited) -> None:
@@ -392,7 +392,7 @@ def test_a_trade_that_was_changed_is_named_by_both_and_everything_else_still_fit
     assert {where[0] for where in places(verified)} >= {"DECISION", "CHAIN"}
     text = own.run("verify", code=FINDINGS).stdout.splitlines()
     assert any(line.startswith(f"DECISION: challenge {own.failed} sequence 2: ") for line in text)
-    assert text[-1] == f"{verified['finding_count']} things are wrong"
+    assert text[-1] == f"findings: {verified['finding_count']}"
     assert own.report("replay", "--challenge", own.failed, code=FINDINGS)["findings"] == replayed["findings"]
     own.report("replay", "--challenge", other_of(own))
     assert "run challenge-engine verify" in own.refused("prove", own.failed, "-o", str(tmp_path / "proof.json"))
@@ -406,7 +406,7 @@ def test_long_reports_are_cut_for_people_and_not_for_programs(own: Audited) -> N
     assert places(report) == {("CHAIN", other, sequence) for sequence in range(1, 61)}
     text = own.run("replay", code=FINDINGS).stdout.splitlines()
     assert sum(line.startswith("CHAIN: ") for line in text) == 50
-    assert text[-2:] == ["… and 10 more; --json gives them all", "60 things are wrong"]
+    assert text[-2:] == ["… and 10 more; --json gives the first 10,000", "findings: 60"]
 
 
 def test_an_end_that_was_cut_off_without_a_trace_is_found_by_what_was_exported(own: Audited, tmp_path: Path) -> None:
@@ -443,12 +443,14 @@ def test_an_exported_checkpoint_that_was_changed_or_is_none_cannot_be_used(own: 
     own.run("checkpoint", "-o", str(path))
     content = path.read_text()
     for changed, said in (
-        (content.replace(" 60 ", " 59 "), "the exported leaves are not those of its checkpoint"),
         (content[:-10] + "\n", "a leaf must be"),
-        (content + content.splitlines()[-1] + "\n", "follows on"),
+        (content + content.splitlines()[-1] + "\n", "stands where"),
     ):
         path.write_text(changed)
         assert said in own.refused("verify", "--key", own.key, "--checkpoint", str(path))
+    path.write_text(content.replace(" 60 ", " 59 "))
+    report = own.verify("--checkpoint", str(path), code=FINDINGS)
+    assert any("the exported leaves are not those of its checkpoint" in each["message"] for each in report["findings"])
     path.write_text(content.replace("sealed_at 2", "sealed_at 1"))
     report = own.verify("--checkpoint", str(path), code=FINDINGS)
     assert places(report) == {("CHECKPOINT", None, None)}

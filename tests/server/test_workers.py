@@ -478,7 +478,7 @@ def test_a_number_of_the_environment_is_checked_too(variable: str) -> None:
 
 def test_workers_need_as_many_connections_as_they_may_use() -> None:
     require_connections(4, 4 * MAX_CONNECTIONS)
-    with pytest.raises(SettingsError, match=r"^--workers 4 may use 92 connections, 23 each, .* allows 91, "):
+    with pytest.raises(SettingsError, match=r"^--workers 4 may use 96 connections, 24 each, .* allows 95, "):
         require_connections(4, 4 * MAX_CONNECTIONS - 1)
 
 
@@ -496,4 +496,4 @@ def test_a_database_that_allows_too_few_connections_is_refused(embedded_dir: Pat
     ended = command("serve", "--listen", "127.0.0.1:0", "--data-dir", str(embedded_dir), "--workers", "3")
     assert (ended.returncode, ended.stdout) == (1, "")
     said = ended.stderr.splitlines()[-1]
-    assert "error: --workers 3 may use 69 connections, 23 each, but the database allows 62" in said
+    assert "error: --workers 3 may use 72 connections, 24 each, but the database allows 62" in said

@@ -17,11 +17,12 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from challenge_client import inputs, proofs
+from challenge_client import inputs
 from challenge_client.async_client import AsyncChallengeClient
 from challenge_client.channels import DEFAULT_TARGET
 from challenge_client.cli import importing, output, statements
 from challenge_client.cli.outcomes import Exit, UsageError, explained
+from challenge_client.cli.proving import verify_proof
 from challenge_client.cli.watching import Watch
 from challenge_client.client import ChallengeClient
 from challenge_client.enums import ChallengeStatus
@@ -307,62 +308,6 @@ def chart(
             typer.echo(f"{path}: {len(recorded)} trades, {challenge.status}")
 
 
-@app.command(name="verify-proof")
-def verify_proof(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `challenge-engine prove` wrote.")],
-    key: Annotated[
-        list[str],
-        typer.Option("--key", metavar="PUB", help="Public key of the firm, or a file that holds one; may be repeated."),
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """Check the proof of a verdict, and say in plain words why the challenge failed or was funded.
-
-    Needs no server and no database. Exit codes: 0 it is proved, 1 it is not, 2 wrong usage or file.
-    """
-    try:
-        data, keys = file.read_bytes(), [proofs.parse_key(text) for text in key]
-    except OSError as error:
-        raise typer.BadParameter(f"cannot read {file}: {error.strerror}", param_hint="FILE") from None
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--key") from None
-    try:
-        proved = proofs.verify_proof(data, keys)
-    except proofs.ProofError as error:
-        if as_json:
-            output.print_json({"proved": False, "error": str(error)})
-        typer.echo(f"NOT PROVED: {error}", err=True)
-        raise typer.Exit(Exit.REFUSED) from None
-    if as_json:
-        output.print_json(proved_as_json(proved))
-        return
-    typer.echo(proofs.explain(proved.history))
-    signers = ", ".join(f"{each.name}+{each.key_hash.hex()}" for each in proved.signed_by)
-    typer.echo(
-        f"PROVED: its {len(proved.history.decisions)} trades were decided again by rules version"
-        f" {proved.history.terms.rules_version}, and lead to leaf {proved.seal.leaf_index} of the"
-        f" {proved.checkpoint.tree_size} that {signers} signed ({', '.join(proved.checkpoint.extensions)})."
-    )
-
-
-def proved_as_json(proved: proofs.Proved) -> dict[str, Any]:
-    """What a proof has proved, for programs."""
-    state = proved.history.state
-    return {
-        "proved": True,
-        "challenge_id": proved.history.terms.challenge_id,
-        "status": str(state.status),
-        "status_reason": None if state.status_reason is None else str(state.status_reason),
-        "trades": state.last_sequence,
-        "chain_head": state.chain_head.hex(),
-        "leaf_index": proved.seal.leaf_index,
-        "tree_size": proved.checkpoint.tree_size,
-        "origin": proved.checkpoint.origin,
-        "signed_by": [str(each) for each in proved.signed_by],
-        "explanation": proofs.explain(proved.history),
-    }
-
-
 @app.command(name="import")
 def import_(
     context: typer.Context,
@@ -524,6 +469,9 @@ def _moment(text: str) -> datetime:
         return datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(f"--at must be a time in ISO 8601 such as 2026-03-02T09:30:00Z, got {text!r}") from None
+
+
+app.command(name="verify-proof")(verify_proof)
 
 
 def run() -> None:

@@ -46,7 +46,8 @@ STATEMENTS = (
     """
     CREATE TABLE seal_outbox (
         outbox_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        challenge_ids uuid[] NOT NULL CHECK (cardinality(challenge_ids) BETWEEN 1 AND 256)
+        challenge_ids uuid[] NOT NULL
+            CHECK (cardinality(challenge_ids) BETWEEN 1 AND 256 AND array_position(challenge_ids, NULL) IS NULL)
     )
     """,
     "ALTER TABLE seal_outbox ALTER COLUMN challenge_ids SET STORAGE PLAIN",
