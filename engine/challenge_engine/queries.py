@@ -60,11 +60,12 @@ INSERT_TRADES = """
         challenge_id, sequence, trade_id, realized_pnl, executed_at, symbol, initial_balance,
         equity, peak_equity, daily_start_equity, previous_status, status, reason, recorded_at, chain_hash)
     SELECT challenge_id, sequence, trade_id, realized_pnl, executed_at, symbol, initial_balance,
-        equity, peak_equity, daily_start_equity, previous_status, status, reason, recorded_at, chain_hash
+        equity, peak_equity, daily_start_equity, previous_status, status, reason, recorded_at,
+        decode(chain_hash, 'hex')
     FROM jsonb_to_recordset(%s::jsonb) AS r(
         challenge_id uuid, sequence bigint, trade_id text, realized_pnl numeric, executed_at timestamptz, symbol text,
         initial_balance numeric, equity numeric, peak_equity numeric, daily_start_equity numeric,
-        previous_status text, status text, reason text, recorded_at timestamptz, chain_hash bytea)
+        previous_status text, status text, reason text, recorded_at timestamptz, chain_hash text)
 """
 """Records the accepted trades of a group."""
 
@@ -74,11 +75,11 @@ UPDATE_CHALLENGES = """
         status = r.status, status_reason = r.status_reason, equity = r.equity, peak_equity = r.peak_equity,
         daily_start_equity = r.daily_start_equity, trading_day = r.trading_day, last_sequence = r.last_sequence,
         event_count = r.event_count, activated_at = r.activated_at, closed_at = r.closed_at,
-        last_executed_at = r.last_executed_at, chain_head = r.chain_head
+        last_executed_at = r.last_executed_at, chain_head = decode(r.chain_head, 'hex')
     FROM jsonb_to_recordset(%s::jsonb) AS r(
         challenge_id uuid, read_version bigint, status text, status_reason text, equity numeric, peak_equity numeric,
         daily_start_equity numeric, trading_day date, last_sequence bigint, event_count bigint,
-        activated_at timestamptz, closed_at timestamptz, last_executed_at timestamptz, chain_head bytea)
+        activated_at timestamptz, closed_at timestamptz, last_executed_at timestamptz, chain_head text)
     WHERE c.challenge_id = ANY(%s::uuid[]) AND c.challenge_id = r.challenge_id AND c.version = r.read_version
 """
 """Moves the challenges of a group on, each only from the version that was read, and records that they wait for a seal.
@@ -93,11 +94,11 @@ INSERT_EVENTS = """
             challenge_id, challenge_sequence, event_type, old_status, new_status, reason, trade_id, trade_sequence,
             equity, evaluations, terms, occurred_at, recorded_at, chain_hash)
         SELECT challenge_id, challenge_sequence, event_type, old_status, new_status, reason, trade_id, trade_sequence,
-            equity, evaluations, terms, occurred_at, recorded_at, chain_hash
+            equity, evaluations, terms, occurred_at, recorded_at, decode(chain_hash, 'hex')
         FROM jsonb_to_recordset(%s::jsonb) AS r(
             challenge_id uuid, challenge_sequence bigint, event_type text, old_status text, new_status text,
             reason text, trade_id text, trade_sequence bigint, equity numeric, evaluations jsonb, terms jsonb,
-            occurred_at timestamptz, recorded_at timestamptz, chain_hash bytea)
+            occurred_at timestamptz, recorded_at timestamptz, chain_hash text)
         RETURNING challenge_id, challenge_sequence
     )
     INSERT INTO event_outbox (challenge_id, challenge_sequence)
@@ -144,11 +145,12 @@ INSERT_CHALLENGE = """
         challenge_id, initial_balance, max_daily_drawdown_pct, max_total_drawdown_pct, profit_target_pct,
         currency_code, labels, rules_version, equity, peak_equity, daily_start_equity, created_at, chain_head)
     SELECT challenge_id, initial_balance, max_daily_drawdown_pct, max_total_drawdown_pct, profit_target_pct,
-        currency_code, labels, rules_version, initial_balance, initial_balance, initial_balance, created_at, chain_head
+        currency_code, labels, rules_version, initial_balance, initial_balance, initial_balance, created_at,
+        decode(chain_head, 'hex')
     FROM jsonb_to_record(%s::jsonb) AS r(
         challenge_id uuid, initial_balance numeric, max_daily_drawdown_pct numeric, max_total_drawdown_pct numeric,
         profit_target_pct numeric, currency_code text, labels jsonb, rules_version integer, created_at timestamptz,
-        chain_head bytea)
+        chain_head text)
     ON CONFLICT (challenge_id) DO NOTHING
         RETURNING challenge_id
     )

@@ -128,7 +128,7 @@ def _states(connection: Session, rebuilt: Rebuilt, progress: Progress, total: in
 def _row(state: ChallengeState) -> dict[str, Any]:
     row: dict[str, Any] = json.loads(rows.challenge_to_json(state))
     (moved,) = json.loads(rows.challenges_to_json([(state.version, state)]))
-    row.update(moved)
+    row.update(moved, chain_head=rows.bytea(state.chain_head))
     return row
 
 

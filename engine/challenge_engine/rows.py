@@ -206,7 +206,7 @@ def _sorted(value: object) -> bytes:
 def challenge_to_json(created: ChallengeState) -> str:
     """The parameter of `queries.INSERT_CHALLENGE`, from the state of a new challenge."""
     terms = created.terms
-    return _json({"challenge_id": terms.challenge_id, **_terms_to_json(terms), "chain_head": bytea(created.chain_head)})
+    return _json({"challenge_id": terms.challenge_id, **_terms_to_json(terms), "chain_head": created.chain_head.hex()})
 
 
 def uuid_array(challenge_ids: Iterable[str]) -> str:
@@ -241,7 +241,7 @@ def trades_to_json(accepted: Iterable[tuple[RecordedTrade, int]]) -> str:
                 "status": decision.status,
                 "reason": decision.reason,
                 "recorded_at": to_iso(decision.recorded_at),
-                "chain_hash": bytea(recorded.chain_hash),
+                "chain_hash": recorded.chain_hash.hex(),
             }
         )
     return _json(rows)
@@ -265,7 +265,7 @@ def challenges_to_json(moved: Iterable[tuple[int, ChallengeState]]) -> str:
                 "activated_at": _iso_or_none(state.activated_at),
                 "closed_at": _iso_or_none(state.closed_at),
                 "last_executed_at": _iso_or_none(state.last_executed_at),
-                "chain_head": bytea(state.chain_head),
+                "chain_head": state.chain_head.hex(),
             }
             for read_version, state in moved
         ]
@@ -290,7 +290,7 @@ def events_to_json(events: Iterable[ChallengeEvent]) -> str:
                 "terms": None if event.terms is None else _terms_to_json(event.terms),
                 "occurred_at": to_iso(event.occurred_at),
                 "recorded_at": to_iso(event.recorded_at),
-                "chain_hash": None if event.terms is None else bytea(creation_link(event)),
+                "chain_hash": None if event.terms is None else creation_link(event).hex(),
             }
             for event in events
         ]

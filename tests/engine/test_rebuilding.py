@@ -98,7 +98,7 @@ async def test_a_row_that_nothing_accounts_for_is_named_and_never_removed(databa
     assert [each.challenge_id for each in found.faults] == [stranger]
     with pytest.raises(CannotSwapError, match="challenge-engine verify"):
         rebuilt(database_url, swap=True)
-    assert len(await sql(database_url, "SELECT FROM challenges WHERE challenge_id = %s", (stranger,))) == 1
+    assert await sql(database_url, "SELECT 1 FROM challenges WHERE challenge_id = %s", (stranger,)) == [(1,)]
 
 
 async def test_bits_that_are_equal_but_not_the_same_are_found(database_url: URL):
