@@ -7,7 +7,6 @@ leaves are counted from 0.
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import Protocol
 
 HASH_BYTES = 32
 EMPTY_ROOT = sha256(b"").digest()
@@ -18,14 +17,6 @@ TILE_LEVELS = 8
 
 _LEAF_PREFIX = b"\x00"
 _NODE_PREFIX = b"\x01"
-
-
-class Subtrees(Protocol):
-    """Whatever knows the hashes of complete subtrees, such as a store of tiles; its `complete` is what proofs take."""
-
-    def complete(self, start: int, size: int) -> bytes:
-        """The hash over the leaves from `start` on; `size` is a power of two and `start` a multiple of it."""
-        ...
 
 
 def leaf_hash(data: bytes) -> bytes:

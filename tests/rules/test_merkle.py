@@ -14,7 +14,6 @@ from challenge_rules.merkle import (
     EMPTY_ROOT,
     TILE_LEVELS,
     CompactRange,
-    Subtrees,
     consistency_proof,
     inclusion_proof,
     leaf_hash,
@@ -124,7 +123,7 @@ def test_a_leaf_that_looks_like_an_inner_node_has_another_hash():
 
 def test_every_root_and_proof_of_every_small_tree_is_the_models_and_holds():
     leaves = leaves_of(33)
-    subtrees: Subtrees = ModelSubtrees(leaves)
+    subtrees = ModelSubtrees(leaves)
     roots = [mth(leaves[:size]) for size in range(len(leaves) + 1)]
     for size in range(1, len(leaves) + 1):
         assert tree_root(size, subtrees.complete) == roots[size]
