@@ -79,10 +79,10 @@ def main() -> int:
                     f"{python}, {versions}, {what}"
                     for python in PYTHONS
                     for versions in ("lowest", "newest")
-                    if (found := shutil.which(f"python{python}")) and _works(found)
+                    if (found := _interpreter(python)) is not None
                     for what, holds in (
-                        ("SDK", _holds(Path(found), python, versions, directory, wheels, address)),
-                        ("proof", _proofs_hold(Path(found), python, versions, directory, wheels)),
+                        ("SDK", _holds(found, python, versions, directory, wheels, address)),
+                        ("proof", _proofs_hold(found, python, versions, directory, wheels)),
                     )
                     if not holds
                 ]
@@ -92,6 +92,14 @@ def main() -> int:
                 server.close()
     print("all hold" if not failures else f"failed: {'; '.join(failures)}")
     return 1 if failures else 0
+
+
+def _interpreter(python: str) -> Path | None:
+    """One of this version: on the path, or of pyenv, whose shims work for one version alone."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    installed = sorted(pyenv.glob(f"versions/{python}.*/bin/python{python}"), reverse=True)
+    candidates = [found for found in (shutil.which(f"python{python}"), *map(str, installed)) if found]
+    return next((Path(found) for found in candidates if _works(found)), None)
 
 
 def _works(python: str, code: str = "") -> bool:
