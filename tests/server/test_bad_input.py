@@ -52,9 +52,10 @@ def fresh(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> Iterato
         with psycopg.connect(libpq(url), autocommit=True) as connection:
             yield address, lambda: snapshot(connection)
         assert server.stop() == 0
-        said = server.stderr()
+        # The role of the tests is a superuser, which is worth one.
+        said = [line for line in server.stderr().splitlines() if "could rewrite history" not in line]
         server.close()
-        assert said == "", "bad input must not be worth a warning to the operator"
+        assert said == [], "bad input must not be worth a warning to the operator"
 
 
 @pytest.fixture
