@@ -23,10 +23,14 @@ COUNT_ENDED = "SELECT count(*) FROM challenges WHERE archive_id IS NULL AND clos
 
 NEXT_ENDED = """
     SELECT challenge_id::text, last_sequence FROM challenges
-    WHERE archive_id IS NULL AND closed_at < %(before)s AND NOT challenge_id = ANY(%(skipped)s::uuid[])
+    WHERE archive_id IS NULL AND closed_at < %(before)s AND EXISTS (
+        SELECT FROM challenge_events e
+        WHERE (e.challenge_id, e.challenge_sequence) = (challenges.challenge_id, challenges.event_count)
+            AND e.recorded_at < %(before)s
+    ) AND NOT challenge_id = ANY(%(skipped)s::uuid[])
     ORDER BY closed_at, challenge_id LIMIT %(limit)s
 """
-"""The next of them, with the number of their trades."""
+"""The next of them, if that was also recorded so long ago, with the number of their trades."""
 
 RECORD_ARCHIVE = """
     INSERT INTO archives (archive_id, file_name, sha256, challenge_count, trade_count, note, sealed_at)

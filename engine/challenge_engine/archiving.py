@@ -71,7 +71,7 @@ class _Batch:
 def archive(
     url: URL, directory: Path, *, older_than: timedelta, keys: Sequence[SealKey], progress: Progress
 ) -> Archived:
-    """Archive the trades of every challenge that closed longer ago than `older_than`, as `closed_at` tells.
+    """Archive the trades of every challenge that closed longer ago than `older_than`, and was recorded so long ago.
 
     A challenge that is not sealed, or in which anything is wrong, keeps its trades and is named. `keys` sign the
     archive's digest; there must be one. Raises `CannotArchiveError` when the role may not archive.

@@ -149,6 +149,19 @@ def write_file(path: Path, note: str, leaves: Iterable[tuple[int, Sequence[Any]]
         raise CheckpointFileError(f"cannot write {path}: {error.strerror}") from None
 
 
+def exported_in(path: Path) -> list[Path]:
+    """What there is to read behind a path: itself, or, of a directory, what the engine wrote there together, and every
+    other file by itself. `CheckpointFileError` when there is nothing."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
+    ours = [each for each in files if NOTE_NAME.fullmatch(each.name) or LEAVES_NAME.fullmatch(each.name)]
+    others = [each for each in files if each not in ours]
+    if not files:
+        raise CheckpointFileError(f"{path} holds no checkpoints")
+    return [path, *others] if ours else others
+
+
 def read_exported(path: Path) -> tuple[list[ExportedCheckpoint], Iterator[tuple[int, Leaf]]]:
     """The checkpoints of a file or a directory, and the leaves exported with them, if any."""
     try:

@@ -147,13 +147,7 @@ def import_log(url: URL, directory: Path, *, progress: Progress) -> Exported:
     last position or seal gets one here, as soon as the database is served. Raises `LogFileError` for a chunk that is
     missing or not as listed, and `DatabaseError` for a database that is not empty.
     """
-    manifest = Manifest.read(directory)
-    if manifest is None:
-        raise LogFileError(f"{directory} holds no export: there is no manifest")
-    if not manifest.is_complete:
-        raise LogFileError(f"the export in {directory} is not complete: run export again")
-    if manifest.revision != NEWEST_REVISION:
-        raise LogFileError(f"the export is of schema revision {manifest.revision}, this release's is {NEWEST_REVISION}")
+    manifest = require_export(directory)
     with session(url) as connection:
         imported = dict(connection.execute(queries.IMPORTED).fetchall())
         listed = {(chunk.file, chunk.sha256) for chunk in manifest.chunks} | {(FINISH, NO_DIGEST)}
@@ -174,6 +168,18 @@ def import_log(url: URL, directory: Path, *, progress: Progress) -> Exported:
         if FINISH not in imported:
             _finish(connection)
     return Exported(len(manifest.chunks), total, len(imported))
+
+
+def require_export(directory: Path) -> Manifest:
+    """The manifest of a whole export that this release can import; `LogFileError` otherwise."""
+    manifest = Manifest.read(directory)
+    if manifest is None:
+        raise LogFileError(f"{directory} holds no export: there is no manifest")
+    if not manifest.is_complete:
+        raise LogFileError(f"the export in {directory} is not complete: run export again")
+    if manifest.revision != NEWEST_REVISION:
+        raise LogFileError(f"the export is of schema revision {manifest.revision}, this release's is {NEWEST_REVISION}")
+    return manifest
 
 
 def _import_chunk(connection: Session, directory: Path, chunk: Chunk) -> None:

@@ -30,6 +30,12 @@ There is a row for each challenge that was asked for, one without a trade when i
 the planner to one index look-up for each challenge.
 """
 
+ARCHIVED = """
+    SELECT challenge_id::text FROM challenges
+    WHERE challenge_id = ANY(%(challenge_ids)s::uuid[]) AND archive_id IS NOT NULL ORDER BY challenge_id LIMIT 1
+"""
+"""The first of some challenges whose trades are in an archive."""
+
 MISSING_PRIVILEGES = """
     SELECT privilege || ' on ' || name
     FROM (VALUES ('challenges', 'SELECT'), ('trades', 'SELECT')) AS needed(name, privilege)

@@ -11,7 +11,7 @@ from psycopg.rows import TupleRow
 from sqlalchemy.engine import URL
 
 from challenge_engine import reconciling_queries
-from challenge_engine.database import CONNECT_TIMEOUT_S, check_usable
+from challenge_engine.database import CONNECT_TIMEOUT_S, DatabaseError, check_usable
 from challenge_engine.reconciling import Recorded
 from challenge_rules.money import DECIMAL_PLACES, parse_scaled
 
@@ -36,13 +36,17 @@ class RecordedTrades:
     def of(self, challenge_ids: Sequence[str]) -> Iterator[tuple[str, Iterator[Recorded] | None]]:
         """Each challenge in the given order with its trades by sequence; None for one that does not exist.
 
-        The ids are different UUIDs in lower case. The trades of one are to be read before the next is asked for.
+        The ids are different UUIDs in lower case. The trades of one are to be read before the next is asked for. Trades
+        that are in an archive are a `DatabaseError`: here they would seem to be missing.
         """
         for first in range(0, len(challenge_ids), CHALLENGES_AT_ONCE):
+            chosen = {"challenge_ids": list(challenge_ids[first : first + CHALLENGES_AT_ONCE])}
+            archived = self._connection.execute(reconciling_queries.ARCHIVED, chosen).fetchone()
+            if archived is not None:
+                raise DatabaseError(f"the trades of challenge {archived[0]} have been archived; nothing is compared")
             with self._connection.cursor(name="recorded_trades") as cursor:
                 cursor.itersize = PAGE_SIZE
-                asked = {"challenge_ids": list(challenge_ids[first : first + CHALLENGES_AT_ONCE])}
-                cursor.execute(reconciling_queries.TRADES_OF_CHALLENGES, asked)
+                cursor.execute(reconciling_queries.TRADES_OF_CHALLENGES, chosen)
                 for (challenge_id, is_known), rows in groupby(cursor, key=itemgetter(0, 1)):
                     yield challenge_id, _trades(rows) if is_known else None
 

@@ -303,10 +303,16 @@ def _array(numbers: Iterable[int]) -> str:
     return "{" + ",".join(map(str, numbers)) + "}"
 
 
-def has_checkpoints(url: URL) -> bool:
-    """Whether anything has been sealed in a database."""
+def is_signed_by(url: URL, keys: Sequence[SealKey]) -> bool:
+    """Whether these keys may go on from the sealed tree of a database: one of them signed it, or there is none yet."""
     with snapshot(url) as session:
-        return session.execute(queries.NEWEST_CHECKPOINT).fetchone() is not None
+        newest = session.execute(queries.NEWEST_CHECKPOINT).fetchone()
+    if newest is None:
+        return True
+    try:
+        return bool(SignedNote.parse(newest[1]).verified_by([key.public for key in keys], verify_signature))
+    except ValueError:
+        return False
 
 
 async def _frontier(connection: Connection, size: int) -> CompactRange:

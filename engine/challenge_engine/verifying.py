@@ -13,7 +13,7 @@ from challenge_engine import audit_queries as queries
 from challenge_engine.archiving import archive_text, digest_of_left, read_archive
 from challenge_engine.audit_reading import stored_challenges
 from challenge_engine.auditing import Auditor, Fault, Finding
-from challenge_engine.checkpoint_files import CheckpointFileError, ExportedCheckpoint, Leaf, read_exported
+from challenge_engine.checkpoint_files import CheckpointFileError, ExportedCheckpoint, Leaf, exported_in, read_exported
 from challenge_engine.keys import verify_signature
 from challenge_engine.log_files import LogFileError, digest_of
 from challenge_engine.sealing import SEALED_AT
@@ -122,8 +122,9 @@ def verify(
         _verify_log(session, report)
         _verify_tree(session, report, keys, progress)
         _verify_seals(session, report)
-        for path in exported:
-            _verify_exported(session, report, path, keys)
+        for given in exported:
+            for path in exported_in(given):
+                _verify_exported(session, report, path, keys)
         _verify_archives(session, report, archives, keys)
     return report
 

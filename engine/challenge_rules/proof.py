@@ -20,7 +20,7 @@ from challenge_rules.challenge import ChallengeState, ChallengeTerms, Decision, 
 from challenge_rules.engine import ChallengeEngine
 from challenge_rules.errors import ChallengeError
 from challenge_rules.events import ChallengeEvent
-from challenge_rules.limits import Limits, format_percentage, parse_percentage
+from challenge_rules.limits import HUNDRED_PCT, Limits, format_percentage, parse_percentage
 from challenge_rules.merkle import leaf_hash, root_from_inclusion
 from challenge_rules.money import format_amount, format_scaled, parse_amount
 from challenge_rules.notes import Checkpoint, SignedNote, VerifierKey, Verify
@@ -184,31 +184,34 @@ def explain(history: History) -> str:
         else f"After its last sealed trade, number {decision.sequence} of {to_iso(trade.executed_at)}, it is {verdict}"
         f" with an equity of {format_amount(decision.equity)} {currency}."
     )
-    profit = (
-        f"The profit of {_percent(target)} % {'reaches' if target.triggered else 'is below'} the target of"
-        f" {format_percentage(target.limit_pct)} %."
+    profit = decision.equity - terms.initial_balance
+    wanted = -(-target.limit_pct * terms.initial_balance // HUNDRED_PCT)
+    target_told = (
+        f"The profit of {format_amount(profit)} ({_percent(target)} %) {'reaches' if target.triggered else 'is below'}"
+        f" the target of {format_amount(wanted)} ({format_percentage(target.limit_pct)} %)."
     )
     day = day_to_iso(trading_day(trade.executed_at))
     lines = [
         began,
         last,
-        _drawdown(
-            daily, f"The day, {day} (UTC), began with {format_amount(decision.daily_start_equity)}", "of the day"
-        ),
-        _drawdown(total, f"The highest equity so far was {format_amount(decision.peak_equity)}", "from that peak"),
-        profit,
+        _drawdown(daily, f"The day, {day} (UTC), began with", decision.daily_start_equity, decision.equity),
+        _drawdown(total, "The highest equity so far was", decision.peak_equity, decision.equity),
+        target_told,
     ]
     if state.status_reason is not None and sum(each.triggered for each in decision.evaluations) > 1:
         lines.append(f"Several rules triggered at once; {state.status_reason} comes first in the order of priority.")
     return "\n".join(lines)
 
 
-def _drawdown(evaluation: RuleEvaluation, reference: str, what: str) -> str:
-    observed = max(evaluation.observed_pct, 0)
-    exceeds = "exceeds" if evaluation.triggered else "is within"
+def _drawdown(evaluation: RuleEvaluation, said: str, reference: int, equity: int) -> str:
+    """A drawdown in amounts, which are exact, and in per cent, which are rounded."""
+    loss = max(reference - equity, 0)
+    allowed = evaluation.limit_pct * reference // HUNDRED_PCT
+    observed = format_scaled(max(evaluation.observed_pct, 0), OBSERVED_PLACES)
     return (
-        f"{reference}; the drawdown {what} of {format_scaled(observed, OBSERVED_PLACES)} % {exceeds} the limit of"
-        f" {format_percentage(evaluation.limit_pct)} %."
+        f"{said} {format_amount(reference)}; the loss since then of {format_amount(loss)} ({observed} %)"
+        f" {'exceeds' if evaluation.triggered else 'is within'} the {format_amount(allowed)} that"
+        f" {format_percentage(evaluation.limit_pct)} % allow."
     )
 
 

@@ -27,7 +27,7 @@ from challenge_engine.event_tail import EventTail
 from challenge_engine.keys import load_key, load_or_make_key
 from challenge_engine.positions import PositionAssigner
 from challenge_engine.reading import ChallengeReader
-from challenge_engine.sealing import Sealer, has_checkpoints
+from challenge_engine.sealing import Sealer, is_signed_by
 from challenge_engine.trading import MAX_ISOLATED, TradingService, system_clock
 from challenge_engine.wakeup import Wakeup
 from challenge_rules import ChallengeError, ChallengeEvent
@@ -72,6 +72,16 @@ def open_database(settings: DatabaseSettings, progress: Callable[[str], None]) -
         yield normalise_url(postgres.url)
 
 
+@contextmanager
+def open_existing(settings: DatabaseSettings, progress: Callable[[str], None]) -> Iterator[URL]:
+    """The same for who only looks at what is there: a mistyped directory must not become a new database."""
+    directory = settings.data_dir or default_data_dir()
+    if settings.url is None and not (directory / "cluster").exists():
+        raise SettingsError(f"there is no database in {directory}: name another --data-dir, or a --database-url")
+    with open_database(settings, progress) as url:
+        yield url
+
+
 def migrate(url: URL) -> str:
     """Bring the schema of a database to the revision of this release, and return it."""
     from challenge_engine import migrating  # noqa: PLC0415 -- loads Alembic, which a start does not need otherwise
@@ -103,23 +113,23 @@ def with_seal_keys(settings: ServeSettings, database: DatabaseSettings, url: URL
         if settings.seal_keys or settings.checkpoint_dir:
             raise SettingsError("give --no-seal, or --seal-key and --checkpoint-dir, not both")
         return settings
-    if settings.seal_keys:
-        for path in settings.seal_keys:
-            load_key(Path(path))
-        return settings
-    if database.url is not None:
+    own = seal_key_path(database)
+    paths = settings.seal_keys or ((str(own),) if database.url is None else ())
+    if not paths:
         raise SettingsError(
             "checkpoints need a key to sign them: make one with challenge-engine keygen and give it by --seal-key FILE,"
             " or say --no-seal"
         )
-    key = seal_key_path(database)
-    if not key.exists() and not settings.adopt_tree and has_checkpoints(url):
+    is_new = not settings.seal_keys and not own.exists()
+    keys = [] if is_new else [load_key(Path(path)) for path in paths]
+    if not settings.adopt_tree and not is_signed_by(url, keys):
         raise SettingsError(
-            f"the checkpoints of this database were signed by a key that is not at {key}: bring it back, or, if it is"
-            " lost, say --adopt-tree once, and tell auditors the new key"
+            f"the newest checkpoint of this database has no good signature of {' or '.join(paths)}: bring the key that"
+            " made it, or see what verify says; if it is lost, say --adopt-tree once, and tell auditors the new one"
         )
-    load_or_make_key(key)
-    return replace(settings, seal_keys=(str(key),))
+    if not settings.seal_keys:
+        load_or_make_key(own)
+    return replace(settings, seal_keys=paths)
 
 
 def seal_key_path(database: DatabaseSettings) -> Path:

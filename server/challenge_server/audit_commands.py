@@ -75,7 +75,7 @@ def replay_command(
     chosen = None if challenge is None else [challenge_id(text) for text in challenge]
     with clear_errors():
         settings = chosen_database(database_url, data_dir)
-        with application.open_database(settings, say) as url, progress_bar() as progress:
+        with application.open_existing(settings, say) as url, progress_bar() as progress:
             check_usable(url, AUDIT_PRIVILEGES)
             report = replay(url, challenge_ids=chosen, progress=progress)
     _tell(report, as_json=as_json)
@@ -104,7 +104,7 @@ def verify_command(
     with clear_errors():
         settings = chosen_database(database_url, data_dir)
         keys = public_keys(key, settings)
-        with application.open_database(settings, say) as url, progress_bar() as progress:
+        with application.open_existing(settings, say) as url, progress_bar() as progress:
             check_usable(url, AUDIT_PRIVILEGES)
             report = verify(url, keys=keys, exported=checkpoint or (), archives=archive, progress=progress)
     _tell(report, as_json=as_json)
@@ -130,7 +130,7 @@ def prove_command(
     It holds the terms, all sealed trades with their decisions, the hash chain, and the signed checkpoint.
     """
     chosen = challenge_id(challenge)
-    with clear_errors(), application.open_database(chosen_database(database_url, data_dir), say) as url:
+    with clear_errors(), application.open_existing(chosen_database(database_url, data_dir), say) as url:
         check_usable(url, AUDIT_PRIVILEGES)
         archives = None if archive is None else partial(find_in_archive, archive)
         keys = [parse_public_key(text) for text in key or ()]
@@ -231,9 +231,7 @@ def report_as_text(report: Report) -> str:
     """The report for people."""
     lines = [f"{report.challenges:,} challenges, {report.trades:,} trades and {report.events:,} events decided again"]
     if report.archived:
-        lines.append(
-            f"{report.archived:,} of the challenges are archived: their trades are not here to be decided again"
-        )
+        lines.append(f"{report.archived:,} are archived; {report.archived_trades:,} trades were decided in archives")
     if report.checkpoints or report.exported_checkpoints:
         lines.append(
             f"{report.leaves:,} sealed heads under {report.checkpoints:,} checkpoints, {report.signed_checkpoints:,} of"

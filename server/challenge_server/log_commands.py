@@ -10,7 +10,7 @@ import typer
 from challenge_engine import archive_queries
 from challenge_engine.archiving import archive
 from challenge_engine.database import check_usable
-from challenge_engine.exporting import export_log, import_log
+from challenge_engine.exporting import export_log, import_log, require_export
 from challenge_engine.keys import load_key
 from challenge_engine.rebuilding import rebuild
 from challenge_server import application
@@ -38,7 +38,7 @@ def rebuild_command(
     """
     with (
         clear_errors(),
-        application.open_database(chosen_database(database_url, data_dir), say) as url,
+        application.open_existing(chosen_database(database_url, data_dir), say) as url,
         progress_bar() as progress,
     ):
         check_usable(url, AUDIT_PRIVILEGES)
@@ -62,7 +62,7 @@ def export_command(directory: Directory, database_url: DatabaseUrl = None, data_
     """
     with (
         clear_errors(),
-        application.open_database(chosen_database(database_url, data_dir), say) as url,
+        application.open_existing(chosen_database(database_url, data_dir), say) as url,
         progress_bar() as progress,
     ):
         check_usable(url, AUDIT_PRIVILEGES)
@@ -78,6 +78,7 @@ def import_command(directory: Directory, database_url: DatabaseUrl = None, data_
     """
     with clear_errors():
         settings = chosen_database(database_url, data_dir)
+        require_export(directory)
         with application.open_database(settings, say) as url, progress_bar() as progress:
             if settings.url is None:
                 application.migrate(url)
@@ -89,7 +90,12 @@ def import_command(directory: Directory, database_url: DatabaseUrl = None, data_
 def archive_command(
     directory: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where the archives are to lie.")],
     older_than: Annotated[
-        str, typer.Option("--older-than", metavar="AGE", help=f"Since when they are closed, {AGE_FORM}.")
+        str,
+        typer.Option(
+            "--older-than",
+            metavar="AGE",
+            help=f"How long ago their last trade was executed, and recorded, at least: {AGE_FORM}.",
+        ),
     ],
     seal_key: Annotated[
         list[str] | None,
@@ -116,7 +122,7 @@ def archive_command(
         paths = [Path(path) for path in seal_key or ()]
         if not paths and settings.url is None and own.exists():
             paths = [own]
-        with application.open_database(settings, say) as url, progress_bar() as progress:
+        with application.open_existing(settings, say) as url, progress_bar() as progress:
             check_usable(url, archive_queries.MISSING_PRIVILEGES)
             archived = archive(
                 url, directory, older_than=age, keys=[load_key(path) for path in paths], progress=progress

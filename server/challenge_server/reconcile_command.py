@@ -199,7 +199,7 @@ def _compare(settings: DatabaseSettings, statement: Statement, comparison: Compa
     count = len(statement.trades)
     found = []
     with (
-        application.open_database(settings, say) as url,
+        application.open_existing(settings, say) as url,
         recorded_trades(url) as records,
         _progress("comparing") as progress,
     ):

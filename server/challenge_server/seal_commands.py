@@ -65,7 +65,7 @@ def checkpoint_command(
     """Export the newest signed checkpoint, to keep where the database's owner cannot rewrite it."""
     with (
         clear_errors(),
-        application.open_database(chosen_database(database_url, data_dir), say) as url,
+        application.open_existing(chosen_database(database_url, data_dir), say) as url,
         usable_reader(url) as reader,
     ):
         newest = reader.newest()

@@ -92,7 +92,7 @@ def test_a_proof_gives_the_history_with_its_evidence_and_says_who_signed_it(firm
     assert proved.history.state.status == "FAILED"
     daily, _, _ = proved.history.decisions[-1].evaluations
     assert daily.triggered
-    assert "5.49975 % exceeds the limit of 5 %" in explain(proved.history)
+    assert "(5.49975 %) exceeds the 5000 that 5 % allow" in explain(proved.history)
 
 
 def test_one_changed_byte_anywhere_proves_nothing(firm, failed):
@@ -237,10 +237,11 @@ def test_it_says_why_the_challenge_failed_and_what_proves_it(firm, files):
         "Challenge 0190b5a8-7c3e-7d2a-9f00-1a2b3c4d5e6f began on 2026-03-02T00:00:00.000000Z with 100000 USD.\n"
         "It is FAILED by MAX_DAILY_DRAWDOWN since trade 2 (t2), executed at 2026-03-02T00:02:00.000000Z: a realized P&L"
         " of -6000 took the equity from 100500.25 to 94500.25 USD.\n"
-        "The day, 2026-03-02 (UTC), began with 100000; the drawdown of the day of 5.49975 % exceeds the limit of 5 %.\n"
-        "The highest equity so far was 100500.25; the drawdown from that peak of 5.970134 % is within the limit of"
-        " 10 %.\n"
-        "The profit of -5.49975 % is below the target of 10 %.\n"
+        "The day, 2026-03-02 (UTC), began with 100000; the loss since then of 5499.75 (5.49975 %) exceeds the 5000 that"
+        " 5 % allow.\n"
+        "The highest equity so far was 100500.25; the loss since then of 6000 (5.970134 %) is within the 10050.025 that"
+        " 10 % allow.\n"
+        "The profit of -5499.75 (-5.49975 %) is below the target of 10000 (10 %).\n"
         "PROVED: its 2 trades were decided again by rules version 1, and lead to leaf 4 of the 6 that"
         f" firm+{firm.public.key_hash.hex()} signed ({SEALED_AT}).\n"
     )

@@ -512,6 +512,21 @@ async def test_an_exported_checkpoint_that_was_deleted_here_is_missed(sealed: Se
     assert any("is not among the checkpoints" in each.message for each in report.findings)
 
 
+async def test_whatever_lies_in_a_directory_of_checkpoints_is_compared(sealed: Sealed, tmp_path: Path):
+    """An auditor gives files names of their own."""
+    stranger = make_key(tmp_path / "stranger.pem")
+    body = Checkpoint("challenge-engine/other", 1, bytes(32)).body
+    path = sealed.exported / "2026-11-27.checkpoint"
+    path.write_text(SignedNote(body, (stranger.sign(body),)).encode())
+    messages = [each.message for each in sealed.verify().findings]
+    assert any(str(path) in message for message in messages)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    path.rename(alone / "mine")
+    assert sealed.verify().is_clean
+    assert not verify(sealed.url, exported=[alone]).is_clean
+
+
 async def test_a_challenge_that_does_not_exist_is_not_said_to_be_right(sealed: Sealed):
     unknown = "0190b5a8-7c3e-7d2a-9f00-1a2b3c4d5e6f"
     assert [each.challenge_id for each in replay(sealed.url, challenge_ids=[unknown]).findings] == [unknown]

@@ -195,11 +195,17 @@ def test_a_failure_is_explained_in_plain_words():
         "Challenge 0190b5a8-7c3e-7d2a-9f00-1a2b3c4d5e6f began on 2025-01-01T00:00:00.000000Z with 100000 EUR.\n"
         "It is FAILED by MAX_DAILY_DRAWDOWN since trade 2 (t2), executed at 2025-01-02T10:00:01.000000Z: a realized P&L"
         " of -6000 took the equity from 100500.25 to 94500.25 EUR.\n"
-        "The day, 2025-01-02 (UTC), began with 100000; the drawdown of the day of 5.49975 % exceeds the limit of 5 %.\n"
-        "The highest equity so far was 100500.25; the drawdown from that peak of 5.970134 % is within the limit of"
-        " 10 %.\n"
-        "The profit of -5.49975 % is below the target of 10 %."
+        "The day, 2025-01-02 (UTC), began with 100000; the loss since then of 5499.75 (5.49975 %) exceeds the 5000 that"
+        " 5 % allow.\n"
+        "The highest equity so far was 100500.25; the loss since then of 6000 (5.970134 %) is within the 10050.025 that"
+        " 10 % allow.\n"
+        "The profit of -5499.75 (-5.49975 %) is below the target of 10000 (10 %)."
     )
+
+
+def test_amounts_tell_what_rounded_percentages_cannot():
+    said = explain(history(("-5000.00000001", "2025-01-02T10:00")))
+    assert "the loss since then of 5000.00000001 (5 %) exceeds the 5000 that 5 % allow." in said
 
 
 @pytest.mark.parametrize(
@@ -208,7 +214,7 @@ def test_a_failure_is_explained_in_plain_words():
         ([], "has no trades yet and is PENDING"),
         ([("1", "2025-01-02T10:00")], "number 1 of 2025-01-02T10:00:00.000000Z, it is ACTIVE with an equity of 100001"),
         ([("10000", "2025-01-02T10:00")], "It is FUNDED by PROFIT_TARGET since trade 1"),
-        ([("10000", "2025-01-02T10:00")], "The profit of 10 % reaches the target of 10 %."),
+        ([("10000", "2025-01-02T10:00")], "The profit of 10000 (10 %) reaches the target of 10000 (10 %)."),
         ([("-20000", "2025-01-02T10:00")], "Several rules triggered at once; MAX_DAILY_DRAWDOWN comes first"),
     ],
 )

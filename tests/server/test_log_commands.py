@@ -68,17 +68,20 @@ def test_what_is_exported_is_imported_elsewhere_and_verifies_there(
 def test_archived_trades_leave_the_database_and_their_verdict_is_still_proved(served: Audited, tmp_path: Path):
     directory = str(tmp_path / "archives")
     key = ("--seal-key", str(tmp_path / "key.pem"))
-    assert served.run("archive", "--to", directory, "--older-than", "99999d", *key).stdout.startswith("0 trades of 0")
+    assert served.run("archive", "--to", directory, "--older-than", "1d", *key).stdout.startswith("0 trades of 0")
     assert "give the key by --seal-key" in served.refused("archive", "--to", directory, "--older-than", "0h")
     before = tmp_path / "before.json"
     served.prove(before)
-    archived = served.run("archive", "--to", directory, "--older-than", "1d", *key)
+    archived = served.run("archive", "--to", directory, "--older-than", "0h", *key)
     assert archived.stdout == "2 trades of 1 challenges in 1 archives\n"
     assert "give --archive DIR" in served.refused("prove", served.failed, "-o", str(tmp_path / "x.json"))
     after = tmp_path / "after.json"
     served.run("prove", served.failed, "-o", str(after), "--archive", directory)
     assert after.read_bytes() == before.read_bytes()
     assert served.verify("--archive", directory)["archived_trades"] == 2
+    statement = tmp_path / "statement.csv"
+    statement.write_text(f"challenge_id,trade_id,executed_at,realized_pnl\n{served.failed},t1,2025-01-02T12:00:01Z,1\n")
+    assert "have been archived" in served.refused("reconcile", "--csv", str(statement))
     server = ServerProcess(
         "--listen", "127.0.0.1:0", "--database-url", url_text(served.url), *key,
         "--log-level", "error", environment=clean_environment(),
@@ -89,6 +92,13 @@ def test_archived_trades_leave_the_database_and_their_verdict_is_still_proved(se
         assert client.get_challenge(served.failed).status == "FUNDED"
     server.stop()
     server.close()
+
+
+@pytest.mark.parametrize("command", ["verify", "replay", "rebuild", "checkpoint", "export x", "import x"])
+def test_a_mistyped_directory_does_not_become_a_database(command: str, tmp_path: Path):
+    said = refused(*command.split(), "--data-dir", str(tmp_path / "typo"))
+    assert "there is no database in" in said or "holds no export" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("age", ["5", "-1d", "1w", "1.5d", "100000d", "d"])

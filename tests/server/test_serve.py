@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from challenge_engine.database import normalise_url
 from challenge_engine.embedded import EmbeddedPostgres
-from challenge_engine.keys import parse_public_key, verify_signature
+from challenge_engine.keys import make_key, parse_public_key, verify_signature
 from challenge_rules.notes import Checkpoint, SignedNote
 from challenge_server.application import MIN_PING_INTERVAL_MS
 from challenge_server.cli import app
@@ -111,6 +111,21 @@ def test_the_embedded_postgresql_has_a_key_of_its_own_and_seals_what_is_committe
     note = SignedNote.parse(made.stdout)
     assert note.verified_by([key], verify_signature) == [key]
     assert Checkpoint.parse_body(note.text).tree_size == 1
+
+
+def test_a_tree_that_another_key_signed_is_not_served_unless_that_key_is_said_to_be_lost(
+    start_server: Start, database_url: URL, tmp_path: Path
+) -> None:
+    server = start_server("--database-url", url_text(database_url))
+    with connected(server.address) as stub:
+        make_challenge(stub)
+    assert server.stop() == 0
+    make_key(tmp_path / "other.pem")
+    other = ("--database-url", url_text(database_url), "--seal-key", str(tmp_path / "other.pem"))
+    said = command("serve", "--listen", "127.0.0.1:0", *other).stderr
+    assert "has no good signature of" in said
+    assert "--adopt-tree" in said
+    assert start_server(*other, "--adopt-tree").stop() == 0
 
 
 def test_a_taken_port_is_a_clear_error(server_address: str, session_database_url: URL) -> None:
