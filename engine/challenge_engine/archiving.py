@@ -31,7 +31,6 @@ from challenge_engine.log_files import LogFileError, line_of, read_lines, sync_d
 from challenge_engine.proving import seal_of
 from challenge_engine.snapshots import Progress, Session, session, snapshot, stream
 from challenge_rules.challenge import ChallengeTerms, Trade
-from challenge_rules.money import parse_amount
 from challenge_rules.notes import SignedNote
 from challenge_rules.proof import History, ProofError, RecordedInput, Seal, decide_history
 from challenge_rules.timestamps import from_iso
@@ -39,7 +38,6 @@ from challenge_rules.timestamps import from_iso
 ARCHIVE_FORMAT = "propfirm.challenge/archive/v1"
 CHALLENGES_PER_ARCHIVE = 1_000
 TRADES_PER_ARCHIVE = 100_000
-
 
 REFUSALS = (
     psycopg.errors.InsufficientPrivilege,
@@ -60,12 +58,6 @@ class Archived:
     challenges: int = 0
     trades: int = 0
     refused: list[Finding] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    challenge_ids: list[str]
-    trades: int
 
 
 def archive(
@@ -92,10 +84,10 @@ def archive(
     while True:
         with snapshot(url) as connection:
             batch = _next_batch(connection, before, skipped)
-            if not batch.challenge_ids:
+            if not batch:
                 return archived
-            sound, seals = _sound(connection, batch.challenge_ids, archived)
-            skipped |= set(batch.challenge_ids) - set(sound)
+            sound, seals = _sound(connection, batch, archived)
+            skipped |= set(batch) - set(sound)
             if not sound:
                 continue
             archive_id = str(uuid.uuid4())
@@ -169,7 +161,8 @@ def _become_archiver(connection: Session) -> None:
         ) from None
 
 
-def _next_batch(connection: Session, before: datetime, skipped: set[str]) -> _Batch:
+def _next_batch(connection: Session, before: datetime, skipped: set[str]) -> list[str]:
+    """The challenges of the next archive: many small ones, or a few large."""
     chosen: list[str] = []
     trades = 0
     parameters = {"before": before, "skipped": list(skipped), "limit": CHALLENGES_PER_ARCHIVE}
@@ -178,7 +171,7 @@ def _next_batch(connection: Session, before: datetime, skipped: set[str]) -> _Ba
             break
         chosen.append(challenge_id)
         trades += count
-    return _Batch(chosen, trades)
+    return chosen
 
 
 def _sound(connection: Session, challenge_ids: Sequence[str], archived: Archived) -> tuple[list[str], dict[str, Seal]]:
@@ -266,8 +259,8 @@ def read_archive(path: Path, archive_id: str | None = None) -> Iterator[tuple[Hi
             elif kind == "seal":
                 if terms is None or terms.challenge_id != row["challenge_id"]:
                     raise LogFileError(f"{path}: challenge {row['challenge_id']} has no terms")
-                path_ = tuple(bytes.fromhex(each) for each in row["inclusion_proof"])
-                seal = Seal(row["leaf_index"], path_, row["checkpoint"])
+                siblings = tuple(bytes.fromhex(each) for each in row["inclusion_proof"])
+                seal = Seal(row["leaf_index"], siblings, row["checkpoint"])
                 yield decide_history(terms, inputs), seal, head
     except ProofError as error:
         raise LogFileError(f"{path}: challenge {terms.challenge_id if terms else ''}: {error}") from None
@@ -289,13 +282,8 @@ def find_in_archive(directory: Path, archive_id: str, challenge_id: str) -> tupl
 
 
 def _input(row: dict[str, Any]) -> RecordedInput:
-    trade = Trade(row["trade_id"], _units(row["realized_pnl"]), from_iso(row["executed_at"]), row["symbol"])
+    trade = Trade(row["trade_id"], rows.units(row["realized_pnl"]), from_iso(row["executed_at"]), row["symbol"])
     return RecordedInput(trade, from_iso(row["recorded_at"]))
-
-
-def _units(number: str | int) -> int:
-    """Units of an amount that PostgreSQL wrote as a JSON number."""
-    return rows.units(number) if isinstance(number, str) else parse_amount(str(number))
 
 
 def _remove(connection: Session, sealed: _Sealed) -> None:

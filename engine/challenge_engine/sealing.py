@@ -63,8 +63,9 @@ class Sealer:
     """Seals every SEAL_INTERVAL_S what has moved, so at most a second after its commit.
 
     Without keys nothing is sealed; what waits is kept short, so that a later start with a key seals all of it. With
-    several keys every checkpoint has the signature of each, which is how one takes the place of another. `directory`
-    receives the checkpoints for safe-keeping.
+    several keys every checkpoint has the signature of each, which is how one takes the place of another; a tree that
+    none of them has signed is gone on from only if `adopts_tree` says that its key is lost. `directory` receives the
+    checkpoints for safe-keeping.
     """
 
     def __init__(
@@ -98,15 +99,20 @@ class Sealer:
         """Seal what waits, if the database lets us, and end."""
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-            try:
-                await self.seal_all()
-            except (psycopg.Error, TreeError) as error:
-                logger.info("the last chains were not sealed; the next process does it: %s", brief(error))
-            if self._directory is not None and self._keys:
-                await self._export(self._directory)
-        await self._connection.close()
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+                await self._seal_the_last()
+        finally:
+            await self._connection.close()
+
+    async def _seal_the_last(self) -> None:
+        try:
+            await self.seal_all()
+        except (psycopg.Error, TreeError) as error:
+            logger.info("the last chains were not sealed; the next process does it: %s", brief(error))
+        if self._directory is not None and self._keys:
+            await self._export(self._directory)
 
     async def seal_all(self) -> int:
         """Seal every chain that has moved; returns how many leaves there were. Without keys: 0."""

@@ -40,7 +40,7 @@ from challenge_rules.merkle import (
     verify_inclusion,
 )
 from challenge_rules.notes import Checkpoint, NoteError, SignedNote
-from tests.engine.harness import NOW, RunningEngine, running_engine, sql, submission, tampering, value
+from tests.engine.harness import NOW, RunningEngine, eventually, running_engine, sql, submission, tampering, value
 
 
 @pytest.fixture
@@ -221,6 +221,28 @@ async def test_a_row_that_stands_in_the_way_is_told_and_not_taken_for_another_se
     async with sealer(engine, key) as made:
         with pytest.raises(TreeError, match="rows after the 0 leaves that were signed"):
             await made.seal_all()
+
+
+async def test_where_nothing_can_be_sealed_trading_goes_on_and_so_does_sealing_once_it_is_mended(
+    engine: RunningEngine, key: SealKey, caplog: pytest.LogCaptureFixture
+):
+    challenge_id = await engine.create()
+    await sql(engine.url, "INSERT INTO checkpoint_leaves VALUES (0, %s, 7, sha256(''))", (challenge_id,))
+    async with sealer(engine, key) as made:
+        made.start()
+
+        async def told() -> bool:
+            return "nothing is sealed until this is mended" in caplog.text
+
+        await eventually(told)
+        assert (await engine.trading.submit(submission(challenge_id, "t1"))).sequence == 1
+        async with tampering(engine.url) as connection:
+            await connection.execute("DELETE FROM checkpoint_leaves")
+
+        async def sealed() -> bool:
+            return [leaf[:2] for leaf in await leaves(engine)] == [(challenge_id, 1)]
+
+        await eventually(sealed)
 
 
 async def test_a_restored_log_takes_its_new_identity_before_anything_is_sealed_in_it(

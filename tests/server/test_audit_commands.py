@@ -638,6 +638,7 @@ def test_after_kill_9_in_mid_load_everything_is_clean_before_and_after_the_next_
         report = audited.verify("--checkpoint", str(exported))
         assert report["challenges"] == len(everyone)
         assert report["trades"] >= sum(len(sender.acknowledged) for sender in everyone)
+        assert audited.run("rebuild").stdout == f"{len(everyone)} challenges rebuilt; 0 rows differ\n"
     server = start_server(*arguments)
     audited.sealed()
     for sender in everyone:
